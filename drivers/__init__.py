@@ -1,0 +1,1 @@
+"""drivers: marketplaces and datastores, by capability."""

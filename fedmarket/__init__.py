@@ -1,0 +1,1 @@
+"""fedmarket: the small floor that every other package stands on. No I/O."""

@@ -1,0 +1,1 @@
+"""zone_agent: what a zone runs: faces, services, transfer and the composition root."""
