@@ -36,7 +36,16 @@ def generate(root: Path) -> None:
     plugins = [f"--plugin={name}={_script(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python")]
     outputs += [f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(root / "proto"), *plugins, *outputs, *protos]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        str(root / "proto"),
+        *plugins,
+        *outputs,
+        *protos,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for package in PACKAGES:
         for directory in [target / package, *(p for p in (target / package).rglob("*") if p.is_dir())]:

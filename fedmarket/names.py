@@ -15,7 +15,9 @@ def check_name(name: str, what: str) -> str:
     if not name:
         raise BadInput(f"the {what} needs a name: give one of 1 to {MAX_BYTES} bytes")
     if len(name.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise BadInput(f"the {what} name {name[:20]!r}... is longer than {MAX_BYTES} bytes: give a shorter one")
+        raise BadInput(
+            f"the {what} name {name[:20]!r}... is longer than {MAX_BYTES} bytes: give a shorter one"
+        )
     bad = sorted({c for c in name if c in FORBIDDEN or not c.isprintable()})
     if bad:
         shown = " ".join(repr(c) if not c.isprintable() else c for c in bad)
