@@ -1,4 +1,4 @@
-"""The port to a zone's own key-value store, as the federation needs it. Two adapters: federation/memory.py, federation/etcd/store.py.
+"""The port to a zone's own key-value store. Two adapters: federation/memory.py and federation/etcd/store.py.
 
 Semantics are etcd's: one revision counter for the whole store, a transaction is one revision, a watch delivers
 complete revisions in order, history before a compaction is gone.
@@ -51,6 +51,8 @@ class Txn:
 
     guards: Mapping[str, int]
     """Key to the mod_revision that it must have; 0: the key must not exist."""
+    not_newer: Mapping[str, int] = field(default_factory=dict)
+    """Key to the greatest mod_revision that it may have; a key that does not exist holds."""
     puts: Mapping[str, bytes] = field(default_factory=dict)
     deletes: Sequence[str] = ()
     read_on_failure: str | None = None
@@ -69,7 +71,7 @@ class TxnResult:
     """What `read_on_failure` holds, if the guards did not hold."""
 
 
-class Compacted(Exception):  # noqa: N818 -- an event, not a fault
+class Compacted(Exception):
     """The revision asked for is gone: list again."""
 
 

@@ -1,0 +1,255 @@
+"""One catalog as this agent knows it: fed by the store's watch, published only at commits.
+
+Between commits the last good state stays. What is published is immutable (a head, a tree), so that whoever holds it by
+reference sees one commit. The agent's own writer and sinks apply what they have written themselves, which gives
+read-your-writes; the echo of the watch is then recognised and dropped.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from federation.commit import CatalogState
+from federation.head import Pair, SealedHead, Verifier, unseal_bytes
+from federation.index import Index
+from federation.keys import HEAD, LOST, BadKey, parse_record_key
+from federation.pulse import Pulse
+from federation.store import Change, Compacted, Revision, Snapshot, Store
+from federation.tree import Tree
+from fedmarket.errors import Corrupt, Timeout
+
+RECENT_HEADS = 1000
+"""How many published heads are remembered by their hash, for whoever lost the answer to a commit."""
+
+log = logging.getLogger(__name__)
+
+
+class Mismatch(Exception):
+    """What the store delivered does not follow from what it delivered before: list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A state and how it came about."""
+
+    state: CatalogState
+    changed: frozenset[str]
+    """Keys that differ from the state before."""
+    consecutive: bool
+    """Whether it is exactly the next commit after the state before."""
+
+
+class Catalog:
+    """The catalog of one home below one prefix of the store.
+
+    `own` says that this zone writes it: then every revision must be exactly one commit. A replica may be a mix of two
+    commits while a DIFF is being written: nothing is published until it matches a head again.
+    """
+
+    def __init__(self, home: int, prefix: str, key: Verifier, *, own: bool) -> None:
+        self.home = home
+        self.prefix = prefix
+        self.own = own
+        self.index = Index()
+        self.fault = ""
+        """Why nothing may be written: the stored records match no head. Empty: nothing is wrong."""
+        self.syncing = False
+        """Whether the stored records match no head, because a DIFF is being written."""
+        self.pulse = Pulse()
+        """Fires whenever something was read from the store, published or not."""
+        self._key = key
+        self._published: CatalogState | None = None
+        self._shown = Tree.empty()
+        self._stored = Tree.empty()
+        self._stored_head = b""
+        self._stored_head_revision = 0
+        self._applied = 0
+        self._direct: set[int] = set()
+        self._recent: OrderedDict[Pair, bytes] = OrderedDict()
+        self._listeners: list[Callable[[Publication], None]] = []
+
+    @property
+    def state(self) -> CatalogState | None:
+        """The last commit whose records were all here; None before the first."""
+        return self._published
+
+    @property
+    def pair(self) -> Pair:
+        """(epoch, seq) of the published head; (0, 0) before the first."""
+        return self._published.head.pair if self._published else (0, 0)
+
+    @property
+    def tree(self) -> Tree:
+        """The records that readers see: those of `state`, or after a restart inside a DIFF the stored mix."""
+        return self._shown
+
+    @property
+    def stored(self) -> tuple[bytes, Tree, int]:
+        """The raw head, the records and the head's mod_revision as they are stored, published or not."""
+        return self._stored_head, self._stored, self._stored_head_revision
+
+    def hash_at(self, pair: Pair) -> bytes | None:
+        """Return the hash of the head that was published at `pair`, if that was not long ago."""
+        return self._recent.get(pair)
+
+    def listen(self, listener: Callable[[Publication], None]) -> None:
+        """Call `listener` at each publication."""
+        self._listeners.append(listener)
+
+    async def wait_for(self, pair: Pair, timeout: float) -> None:
+        """Wait until a head of at least `pair` is published. Raises Timeout after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.pair < pair:
+                    await self.pulse.wait()
+        except TimeoutError as error:
+            raise Timeout(
+                f"the catalog of zone {self.home} did not reach commit {pair[0]}/{pair[1]} here within {timeout:g} s: "
+                "look at `fedmarket federation status`"
+            ) from error
+
+    async def wait_applied(self, revision: int, timeout: float) -> None:
+        """Wait until the store's `revision` was applied, published or not. Raises Timeout after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._applied < revision:
+                    await self.pulse.wait()
+        except TimeoutError as error:
+            raise Timeout(
+                f"etcd's watch is more than {timeout:g} s behind: try again when etcd is less busy"
+            ) from error
+
+    async def follow(self, store: Store) -> None:
+        """Keep this catalog in step with the store, for ever. Raises Corrupt if a stored head is not its home's."""
+        while True:
+            snapshot = await store.snapshot(self.prefix)
+            self.reset(snapshot)
+            try:
+                async for revision in store.watch(self.prefix, snapshot.revision + 1):
+                    self.apply(revision)
+            except Compacted:
+                log.info("history of %s was compacted away: listing again", self.prefix)
+            except Mismatch as reason:
+                log.warning("%s: %s: listing again", self.prefix, reason)
+
+    def reset(self, snapshot: Snapshot) -> None:
+        """Take over what a listing of the prefix found."""
+        self._reset(snapshot)
+        self.pulse.fire()
+
+    def _reset(self, snapshot: Snapshot) -> None:
+        if snapshot.revision < self._applied:
+            return
+        puts, head = self._split(Change(item.key, item.value) for item in snapshot.items)
+        records = {key: value for key, value in puts.items() if value is not None}
+        self._stored_head_revision = next((i.mod_revision for i in snapshot.items if i.key == self.prefix + HEAD), 0)
+        self._applied = snapshot.revision
+        self._direct.clear()
+        self._stored, self._stored_head = Tree.of(records), head or b""
+        if not self._stored_head:
+            self._show_mix()
+            return
+        sealed = unseal_bytes(self._stored_head, self._key)
+        if (sealed.head.root, sealed.head.count) == (self._stored.root, self._stored.count):
+            self._publish(sealed, consecutive=False)
+        elif self.own:
+            self.fault = (
+                f"the records stored at {self.prefix} do not match their signed head: "
+                "changes are refused until `fedmarket zone repair`"
+            )
+            log.error("%s", self.fault)
+        else:
+            self._show_mix()
+
+    def apply(self, revision: Revision, *, direct: bool = False) -> None:
+        """Apply one complete revision; `direct` when this agent wrote it itself and has not seen its echo yet.
+
+        Raises Mismatch.
+        """
+        self._apply(revision, direct=direct)
+        self.pulse.fire()
+
+    def _apply(self, revision: Revision, *, direct: bool) -> None:
+        if revision.revision <= self._applied:
+            if direct or revision.revision in self._direct:
+                self._direct.discard(revision.revision)
+                return
+            raise Mismatch(f"revision {revision.revision} came after {self._applied}")
+        changes, head = self._split(revision.changes)
+        self._applied = revision.revision
+        if direct:
+            self._direct.add(revision.revision)
+        if not changes and head is None:
+            return
+        if self.own and head is None:
+            raise Mismatch(f"revision {revision.revision} changed records without a head")
+        puts = {key: value for key, value in changes.items() if value is not None}
+        self._stored = self._stored.apply(puts, [key for key, value in changes.items() if value is None])
+        if head is None:
+            self.syncing = True
+            return
+        self._stored_head, self._stored_head_revision = head, revision.revision if head else 0
+        self._take_head()
+
+    def _take_head(self) -> None:
+        if not self._stored_head:
+            self.syncing = True
+            return
+        try:
+            sealed = unseal_bytes(self._stored_head, self._key)
+        except Corrupt as error:
+            raise Mismatch(str(error)) from error
+        before = self._published
+        if (sealed.head.root, sealed.head.count) != (self._stored.root, self._stored.count):
+            if self.own:
+                raise Mismatch(f"the records do not match head {sealed.pair}")
+            self.syncing = True
+            return
+        consecutive = before is not None and follows(before.head, sealed)
+        if self.own and before is not None and not consecutive and sealed.head.epoch == before.head.head.epoch:
+            raise Mismatch(f"head {sealed.pair} does not follow {before.head.pair}")
+        self._publish(sealed, consecutive=consecutive)
+
+    def _publish(self, head: SealedHead, *, consecutive: bool) -> None:
+        changed = frozenset(self._stored.changed_keys(self._shown))
+        self._shown = self._stored
+        self._published = CatalogState(head, self._stored, self._stored_head_revision)
+        self.syncing, self.fault = False, ""
+        self._recent[head.pair] = head.hash
+        while len(self._recent) > RECENT_HEADS:
+            self._recent.popitem(last=False)
+        self.index.update(self._shown, changed)
+        publication = Publication(self._published, changed, consecutive)
+        for listener in self._listeners:
+            listener(publication)
+
+    def _show_mix(self) -> None:
+        self.syncing = bool(self._stored.count)
+        if self._published is None:
+            changed = self._stored.changed_keys(self._shown)
+            self._shown = self._stored
+            self.index.update(self._shown, changed)
+
+    def _split(self, changes: Iterable[Change]) -> tuple[dict[str, bytes | None], bytes | None]:
+        """Return the records among `changes`, and the head: b"" if it was deleted, None if it is not among them."""
+        records: dict[str, bytes | None] = {}
+        head: bytes | None = None
+        for change in changes:
+            key = change.key.removeprefix(self.prefix)
+            if key == HEAD:
+                head = change.value or b""
+            elif not key.startswith(LOST + "/"):
+                try:
+                    parse_record_key(key)
+                except BadKey:
+                    log.warning("ignoring %s: it is not a record", change.key)
+                    continue
+                records[key] = change.value
+        return records, head
+
+
+def follows(before: SealedHead, after: SealedHead) -> bool:
+    """Say whether `after` is exactly the next commit of the same epoch."""
+    return after.pair == (before.head.epoch, before.head.seq + 1) and after.head.prev == before.hash

@@ -1,0 +1,116 @@
+"""Serving one follower: connects a source to a stream."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from federation.head import Pair
+from federation.link.source import Refusal, Source
+from federation.link.stream import Stream, StreamBroken
+from federation.pulse import Pulse
+from fedmarket.errors import Unavailable
+from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Bounds of a stream, on the home's side."""
+
+    beat_seconds: float = 2.0
+    """A quiet stream says so this often."""
+    diff_idle_seconds: float = 60.0
+    """How long a state is held for a follower that asks for nothing."""
+
+
+async def serve(
+    source: Source,
+    stream: Stream[FromSource, FromSink],
+    published: Pulse,
+    catch_up: Callable[[Pair], Awaitable[None]],
+    settings: ServeSettings,
+) -> None:
+    """Serve a follower until its stream ends.
+
+    `published` fires when the home's catalog moves; `catch_up` reads our head linearizably and waits until it is here.
+    """
+    inbox: asyncio.Queue[FromSink | None] = asyncio.Queue(maxsize=16)
+    wake = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        helpers = [tasks.create_task(_read(stream, inbox, wake)), tasks.create_task(_watch(published, wake))]
+        try:
+            await _talk(source, stream, inbox, wake, catch_up, settings)
+        except Refusal as refusal:
+            await stream.send(refusal.message)
+        except StreamBroken:
+            pass  # the follower went away: nothing of ours depends on it
+        finally:
+            for helper in helpers:
+                helper.cancel()
+
+
+async def _talk(
+    source: Source,
+    stream: Stream[FromSource, FromSink],
+    inbox: asyncio.Queue[FromSink | None],
+    wake: asyncio.Event,
+    catch_up: Callable[[Pair], Awaitable[None]],
+    settings: ServeSettings,
+) -> None:
+    loop = asyncio.get_running_loop()
+    beat_at = heard_at = loop.time()
+    while True:
+        wake.clear()
+        while not inbox.empty():
+            message = inbox.get_nowait()
+            if message is None:
+                return
+            heard_at = loop.time()
+            claimed = source.behind(message)
+            if claimed is not None:
+                await _try_catch_up(catch_up, claimed)
+            source.receive(message)
+        while (answer := source.next()) is not None:
+            await stream.send(answer)
+            beat_at = loop.time()
+            if not inbox.empty():
+                break
+        if source.in_diff and loop.time() - heard_at > settings.diff_idle_seconds:
+            source.drop_diff()
+        if loop.time() - beat_at >= settings.beat_seconds and (beat := source.beat()) is not None:
+            await stream.send(beat)
+            beat_at = loop.time()
+        if inbox.empty():
+            await _wait(wake, settings.beat_seconds)
+
+
+async def _try_catch_up(catch_up: Callable[[Pair], Awaitable[None]], claimed: Pair) -> None:
+    try:
+        await catch_up(claimed)
+    except Unavailable as error:
+        raise Refusal("busy", error.message) from error
+
+
+async def _wait(wake: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    except TimeoutError:
+        return
+
+
+async def _read(
+    stream: Stream[FromSource, FromSink], inbox: asyncio.Queue[FromSink | None], wake: asyncio.Event
+) -> None:
+    try:
+        while True:
+            await inbox.put(await stream.receive())
+            wake.set()
+    except StreamBroken:
+        await inbox.put(None)
+        wake.set()
+
+
+async def _watch(published: Pulse, wake: asyncio.Event) -> None:
+    while True:
+        await published.wait()
+        wake.set()

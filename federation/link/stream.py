@@ -1,0 +1,22 @@
+"""The port to a stream between two agents. Adapters: zone_agent/peers.py (gRPC), the simulated network of the tests."""
+
+from typing import Protocol, TypeVar
+
+Sent_contra = TypeVar("Sent_contra", contravariant=True)
+Received_co = TypeVar("Received_co", covariant=True)
+
+
+class StreamBroken(Exception):
+    """The stream ended, for the reason given."""
+
+
+class Stream(Protocol[Sent_contra, Received_co]):
+    """One stream, seen from one side."""
+
+    async def send(self, message: Sent_contra) -> None:
+        """Send a message; waits while the other side does not read. Raises StreamBroken."""
+        ...
+
+    async def receive(self) -> Received_co:
+        """Return the next message. Raises StreamBroken at the end."""
+        ...

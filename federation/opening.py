@@ -1,0 +1,86 @@
+"""Opening a catalog that this zone writes: whether the store is ours, and the one that we left."""
+
+import logging
+from collections.abc import Mapping
+
+from federation.commit import Origin, seal_tree
+from federation.head import Head, unseal_bytes
+from federation.highwater import HighWater, Mark
+from federation.keys import HEAD, Keyspace
+from federation.store import Store, Txn
+from federation.tree import Tree
+from fedmarket.errors import ConfigError, Corrupt
+
+log = logging.getLogger(__name__)
+
+RESTORED_ID_GAP = 10_000
+"""After a restore ids go on this far above the greatest that is known, so that none is given out twice."""
+
+
+async def claim_etcd(store: Store, keyspace: Keyspace, *, embedded: bool) -> None:
+    """Mark an embedded etcd as this zone's own, and refuse one that is another zone's child process.
+
+    Raises ConfigError.
+    """
+    me = str(keyspace.zone).encode()
+    found = await store.get(keyspace.owner)
+    if found is not None and found.value != me:
+        raise ConfigError(
+            f"this etcd belongs to zone {found.value.decode(errors='replace')}, whose agent runs it as its own: "
+            f"give zone {keyspace.zone} an etcd of its own, or one that no agent embeds, in [etcd]"
+        )
+    if embedded and found is None:
+        await store.txn(Txn({keyspace.owner: 0}, puts={keyspace.owner: me}))
+    elif not embedded and found is not None:
+        await store.txn(Txn({keyspace.owner: found.mod_revision}, deletes=[keyspace.owner]))
+
+
+async def open_catalog(store: Store, origin: Origin, high_water: HighWater, time_ms: int) -> Head:
+    """Return the head of our own catalog, having written it if need be: epoch 1, or the epoch after a restore.
+
+    Raises ConfigError if the store holds another zone's catalog, or lost ours.
+    """
+    at_head = origin.prefix + HEAD
+    stored = await store.get(at_head)
+    mark = high_water.mark(origin.catalog)
+    if stored is None:
+        if mark is not None:
+            raise ConfigError(
+                f"etcd holds nothing at {origin.prefix}, but this zone is known to have reached commit "
+                f"{mark.epoch}/{mark.seq}: put etcd's data back, or start a new epoch with "
+                "`fedmarket zone init --new-epoch`"
+            )
+        head = seal_tree(origin, (1, 1), None, Tree.empty(), {}, time_ms)
+        await store.txn(Txn({at_head: 0}, puts={at_head: head.encode()}))
+        return head.head
+    try:
+        head = unseal_bytes(stored.value, origin.key.public)
+    except Corrupt as error:
+        raise ConfigError(
+            f"etcd holds a catalog of zone {origin.zone} that another key has signed: "
+            f"choose another zone id, or another etcd, in zone.toml ({error.message})"
+        ) from error
+    if mark is None or mark.pair <= head.pair:
+        return head.head
+    return await _new_epoch(store, origin, mark, time_ms)
+
+
+async def _new_epoch(store: Store, origin: Origin, mark: Mark, time_ms: int) -> Head:
+    """Go on in a new epoch on a store that was put back from a backup."""
+    snapshot = await store.snapshot(origin.prefix)
+    records = {i.key.removeprefix(origin.prefix): i.value for i in snapshot.items}
+    stored = unseal_bytes(records.pop(HEAD), origin.key.public)
+    revision = next(i.mod_revision for i in snapshot.items if i.key == origin.prefix + HEAD)
+    epoch = max(mark.epoch, stored.head.epoch) + 1
+    next_ids = _beyond(stored.head.next_ids, mark.next_ids)
+    head = seal_tree(origin, (epoch, 1), stored, Tree.of(records), next_ids, time_ms)
+    result = await store.txn(Txn({origin.prefix + HEAD: revision}, puts={origin.prefix + HEAD: head.encode()}))
+    if not result.succeeded:
+        raise ConfigError("another agent of this zone is opening the same store: start this one again")
+    log.warning("the store is older than commit %s that this zone had reached: epoch %d begins", mark.pair, epoch)
+    return head.head
+
+
+def _beyond(stored: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+    kinds = stored.keys() | known.keys()
+    return {kind: max(stored.get(kind, 0), known.get(kind, 0)) + RESTORED_ID_GAP for kind in kinds}

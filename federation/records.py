@@ -1,0 +1,81 @@
+"""Records: a message of its kind in an envelope. Bytes are kept as they came.
+
+A home changes a record by editing the parsed message, so that fields and envelopes of a newer version survive.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from federation.keys import ZONE_KIND
+from fedmarket.errors import Corrupt, Refused
+from fedmarket.pb.fedmarket.v1.record_pb2 import (
+    AppRecord,
+    DatastoreRecord,
+    Envelope,
+    ImageRecord,
+    MarketRecord,
+    ZoneRecord,
+)
+
+SCHEMA = 1
+"""The schema version that this code reads and writes."""
+
+KINDS: dict[str, type[Message]] = {
+    ZONE_KIND: ZoneRecord,
+    "market": MarketRecord,
+    "app": AppRecord,
+    "datastore": DatastoreRecord,
+    "image": ImageRecord,
+}
+_KIND_OF = {message: kind for kind, message in KINDS.items()}
+
+PARENTS = {"app": ("market", "market_id"), "image": ("datastore", "datastore_id")}
+"""Kind to the kind that it belongs to, and the field that says to which."""
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[M]):
+    """A record as it can be edited: change `message` in place, then put it."""
+
+    envelope: Envelope
+    message: M
+
+    @property
+    def uid(self) -> str:
+        """The random name of the thing itself, as hex: tells two things of one id apart."""
+        return self.envelope.uid.hex()
+
+
+def kind_of(message: type[Message]) -> str:
+    """Return the kind that a message class is stored as."""
+    return _KIND_OF[message]
+
+
+def new_record(message: M) -> Record[M]:
+    """Wrap a new thing, with a uid of its own."""
+    return Record(Envelope(uid=secrets.token_bytes(16), min_reader=SCHEMA), message)
+
+
+def encode(record: Record[M]) -> bytes:
+    """Return a record's bytes. Raises Refused if only a newer version may change it."""
+    if record.envelope.min_reader > SCHEMA:
+        raise Refused(
+            f"this record may be changed only by a version that knows schema {record.envelope.min_reader}, "
+            f"and this one knows {SCHEMA}: upgrade the agent"
+        )
+    record.envelope.payload = record.message.SerializeToString()
+    return record.envelope.SerializeToString()
+
+
+def decode(message: type[M], value: bytes) -> Record[M]:
+    """Read a record's bytes. Raises Corrupt."""
+    try:
+        envelope = Envelope.FromString(value)
+        return Record(envelope, message.FromString(envelope.payload))
+    except DecodeError as error:
+        raise Corrupt(f"a record of kind {kind_of(message)} cannot be read") from error
