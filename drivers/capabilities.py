@@ -1,7 +1,8 @@
 """What a market or a datastore can do, as small protocols: a read-only driver cannot be asked to write, by type.
 
 Every method here may block (files, boto3, child processes) and is called in worker threads, never on the event loop.
-An object name is the driver's own name for one stored blob: flat, `[A-Za-z0-9._-]+`, chosen by the caller, unique.
+An object name is the driver's own name for one stored blob: flat, chosen by the caller, unique (see drivers/names.py).
+`drivers/testkit` holds each of these promises as tests that any driver can run.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,30 @@ class Usage:
 
 
 class Staging(Protocol):
-    """One blob on its way in, invisible until committed. Leaving its context without a commit removes what was written."""
+    """One blob on its way in, invisible until committed. Leaving its context without a commit removes it."""
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write at a byte offset. Raises NoSpace when the store is full."""
+        """Write at a byte offset, in any order; several threads may write at once.
+
+        Raises NoSpace when the store is full, Corrupt beyond the announced size.
+        """
         ...
 
     def commit(self) -> None:
-        """Make it durable, then visible under its object name, in one step. Raises Corrupt if its size is not the announced one."""
+        """Make it durable, then visible under its object name, in one step and once.
+
+        Raises Corrupt if its size is not the announced one, AlreadyExists if another blob took the name meanwhile,
+        Refused if it was committed before, or swept because its job was taken for dead.
+        """
+        ...
+
+
+class FileStaging(Staging, Protocol):
+    """A staging that is a file of this host, so that a program like qemu-img can write it."""
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes are until the commit."""
         ...
 
 
@@ -46,13 +63,14 @@ class Writable(Protocol):
     """Blobs can be stored here."""
 
     def check(self) -> None:
-        """Raise Refused, in one sentence, if nothing could be written here (missing, not a directory, not permitted)."""
+        """Raise Refused if nothing could be written here (missing, not a directory, not permitted)."""
         ...
 
     def stage(self, name: str, fence: str, size: int) -> AbstractContextManager[Staging]:
-        """Begin to store a blob of `size` bytes. `fence` names the job, so that a sweep knows whose leftovers are whose.
+        """Begin to store a blob of `size` bytes.
 
-        Raises NoSpace if it cannot fit.
+        `fence` names the job, so that a sweep knows whose leftovers are whose. Raises NoSpace if it cannot fit,
+        AlreadyExists if the name is taken: a stored blob is never overwritten.
         """
         ...
 
@@ -94,4 +112,8 @@ class OnDisk(Protocol):
 
     def path(self, name: str) -> Path:
         """Return where the blob is, or would be. Raises BadInput for a name that is not an object name."""
+        ...
+
+    def stage_file(self, name: str, fence: str) -> AbstractContextManager[FileStaging]:
+        """Begin a blob that a program writes at the staging's path; its size is whatever is there at the commit."""
         ...

@@ -1,0 +1,1 @@
+"""Datastore drivers: where a zone's images are kept."""

@@ -1,0 +1,1 @@
+"""Market drivers: where the blobs of a market's apps are kept."""
