@@ -1,7 +1,5 @@
 """Promises of Deletable."""
 
-# ruff: noqa: S101
-
 import pytest
 
 from drivers.testkit.blobs import HOSTILE_NAMES, DeletableStore, get, is_visible, new_name, put

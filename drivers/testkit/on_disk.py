@@ -1,7 +1,5 @@
 """Promises of OnDisk."""
 
-# ruff: noqa: S101
-
 from typing import Protocol
 
 import pytest

@@ -1,7 +1,5 @@
 """Promises of Published."""
 
-# ruff: noqa: S101
-
 from collections.abc import Callable
 from typing import Protocol
 from urllib.request import urlopen

@@ -1,7 +1,5 @@
 """Promises of Sized."""
 
-# ruff: noqa: S101
-
 from typing import Protocol
 
 from drivers.capabilities import Sized

@@ -1,7 +1,5 @@
 """Promises of Writable: nothing is visible before it is whole, nothing is left of what failed."""
 
-# ruff: noqa: S101, PT012
-
 import io
 from concurrent.futures import ThreadPoolExecutor
 

@@ -130,7 +130,7 @@ def records() -> list[dict[str, Any]]:
     ])  # fmt: skip
     zone = message([(1, "tokyo"), (3, "127.0.0.1:7634"), (4, "http://127.0.0.1:7633"), (5, "127.0.0.1:7635")])
     made = [
-        ("market/100000100", market, {"name": "shared", "mode": 0o644, "driver": "http", "register_time": 1_795_453_033}),
+        ("market/100000100", market, {"name": "shared", "mode": 0o644, "driver": "http"}),
         ("app/100000100", app, {"name": "sample app", "market_id": 100_000_100, "state": 1, "type": 1, "origin_id": -1,
                                 "object": "0011", "size_bytes": 5_000_000_000, "virtual_bytes": 67_108_864}),
         ("zone/100", zone, {"name": "tokyo", "grpc_endpoint": "127.0.0.1:7634"}),

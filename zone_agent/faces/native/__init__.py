@@ -1,0 +1,1 @@
+"""The native gRPC API: thin servicers over the services, behind one gate."""

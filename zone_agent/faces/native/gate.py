@@ -1,0 +1,94 @@
+"""What every call of the native API passes: authentication, and errors of our tree as gRPC statuses."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import grpc
+from grpc import aio
+
+from fedmarket.errors import FedmarketError, Internal, cause_of
+from zone_agent.identity.credentials import Credentials
+from zone_agent.services.principal import Principal
+
+log = logging.getLogger(__name__)
+
+OPEN_SERVICES = ("/grpc.health.", "/grpc.reflection.")
+"""Answered without credentials: they tell nothing of the zone."""
+
+_caller: ContextVar[Principal] = ContextVar("caller")
+
+Context = aio.ServicerContext[Any, Any]
+
+
+def caller() -> Principal:
+    """Return who made the call that is being answered."""
+    return _caller.get()
+
+
+class Gate(aio.ServerInterceptor):
+    """Lets in who is known, and gives every error its status, its one sentence and its code."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of a call."""
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(OPEN_SERVICES):
+            return handler
+        wrap = self._stream if handler.response_streaming else self._unary
+        name = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+        make = getattr(grpc, f"{name}_rpc_method_handler")
+        return make(
+            wrap(getattr(handler, name)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def answer(request: Any, context: Context) -> Any:
+            try:
+                self._admit(context)
+                return await behaviour(request, context)
+            except FedmarketError as error:
+                await refuse(context, error)
+            except Exception:  # the boundary to the client, which is told no more than this
+                log.exception("a call failed")
+                await refuse(context, Internal("the agent failed for a reason that is in its log: report it"))
+
+        return answer
+
+    def _stream(
+        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                self._admit(context)
+                async for message in behaviour(request, context):
+                    yield message
+            except FedmarketError as error:
+                await refuse(context, error)
+            except Exception:  # the boundary to the client, which is told no more than this
+                log.exception("a call failed")
+                await refuse(context, Internal("the agent failed for a reason that is in its log: report it"))
+
+        return answer
+
+    def _admit(self, context: Context) -> None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        _caller.set(self._credentials.authenticate(metadata.get("authorization", "")))
+
+
+async def refuse(context: Context, error: FedmarketError) -> NoReturn:
+    """End a call with an error of our tree."""
+    cause = cause_of(error)
+    trailing = [("fedmarket-code", cause.code)]
+    trailing += [(f"fedmarket-{name.replace('_', '-')}", value) for name, value in error.details.items() if value]
+    await context.abort(grpc.StatusCode[cause.grpc], error.message, tuple(trailing))
+    raise error

@@ -1,0 +1,229 @@
+"""Records as the native API shows them, with the names that are derived and never stored."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from drivers.capabilities import Usage
+from drivers.registry import MARKET_DRIVERS
+from federation.head import SealedHead
+from federation.link.link import LinkStatus
+from federation.link.sink import State
+from federation.view import Found, View
+from fedmarket.pb.fedmarket.v1 import app_pb2, common_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
+from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, ImageRecord, MarketRecord
+from zone_agent.jobs import Job
+from zone_agent.services.principal import group_name, permissions, user_name
+from zone_agent.services.zones import SeenZone
+from zone_agent.stores import attributes_of
+
+M = TypeVar("M", bound=Message)
+SECRET = "***"  # noqa: S105 -- what is shown instead of one
+
+DEFAULT_PAGE = 1000
+MAX_PAGE = 1000
+"""Records of a page; well below gRPC's 4 MiB with any record that a page may hold on average."""
+
+
+def ref(message: common_pb2.Ref) -> int | str:
+    """Return what a Ref names."""
+    return message.name if message.WhichOneof("ref") == "name" else message.id
+
+
+def paged(page: common_pb2.Page, read: Callable[[int, int], Sequence[Found[M]]]) -> tuple[Sequence[Found[M]], int]:
+    """Return a page and what to give for the next one; -1: there is none."""
+    size = min(page.size, MAX_PAGE) if page.size > 0 else DEFAULT_PAGE
+    found = read(page.after if page.HasField("after") else -1, size + 1)
+    return found[:size], found[size - 1].id if len(found) > size else -1
+
+
+class Projector:
+    """Makes the API's messages from records."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def market(self, found: Found[MarketRecord]) -> market_pb2.Market:
+        """Return a market. The values of secret attributes are not shown."""
+        m = found.message
+        driver = MARKET_DRIVERS.get(m.driver)
+        secrets = driver.secrets if driver else frozenset()
+        attributes = {k: SECRET if k in secrets else v for k, v in attributes_of(m.template).items()}
+        shown = market_pb2.Market(
+            id=found.id,
+            name=m.name,
+            zone_id=found.home,
+            zone=self._view.zone_name(found.home),
+            state=m.state,
+            driver=m.driver,
+            scope=common_pb2.SCOPE_ZONE if found.private else common_pb2.SCOPE_FEDERATION,
+            owner_id=m.owner.uid,
+            owner=user_name(m.owner),
+            group_id=m.owner.gid,
+            group=group_name(m.owner),
+            permissions=permissions(m.mode),
+            app_count=len(self._view.children(AppRecord, found.id)),
+            total_mb=m.total_mb,
+            free_mb=m.free_mb,
+            used_mb=m.used_mb,
+            attributes=attributes,
+            uid=found.record.uid,
+        )
+        shown.registered.FromSeconds(m.register_time)
+        return shown
+
+    def app(self, found: Found[AppRecord]) -> app_pb2.App:
+        """Return an app."""
+        m = found.message
+        market = self._view.get(MarketRecord, m.market_id)
+        attributes = attributes_of(m.template)
+        shown = app_pb2.App(
+            id=found.id,
+            name=m.name,
+            zone_id=found.home,
+            zone=self._view.zone_name(found.home),
+            market_id=m.market_id,
+            market=market.message.name if market else "",
+            state=m.state,
+            type=m.type,
+            owner_id=m.owner.uid,
+            owner=user_name(m.owner),
+            group_id=m.owner.gid,
+            group=group_name(m.owner),
+            permissions=permissions(m.mode),
+            origin_id=m.origin_id,
+            source=m.source,
+            format=m.format,
+            md5=m.md5.hex(),
+            sha256=m.sha256.hex(),
+            size_bytes=m.size_bytes,
+            virtual_bytes=m.virtual_bytes,
+            version=attributes.get("VERSION", ""),
+            description=attributes.get("DESCRIPTION", ""),
+            error=m.error.text,
+            uid=found.record.uid,
+        )
+        shown.registered.FromSeconds(m.register_time)
+        return shown
+
+    def image(self, found: Found[ImageRecord], source: str) -> image_pb2.Image:
+        """Return an image; `source` is where its datastore keeps it."""
+        m = found.message
+        datastore = self._view.get(DatastoreRecord, m.datastore_id)
+        from_app = attributes_of(m.template).get("FROM_APP", "")
+        shown = image_pb2.Image(
+            id=found.id,
+            name=m.name,
+            zone_id=found.home,
+            zone=self._view.zone_name(found.home),
+            datastore_id=m.datastore_id,
+            datastore=datastore.message.name if datastore else "",
+            state=m.state,
+            type=m.type,
+            owner_id=m.owner.uid,
+            owner=user_name(m.owner),
+            group_id=m.owner.gid,
+            group=group_name(m.owner),
+            permissions=permissions(m.mode),
+            persistent=m.persistent,
+            format=m.format,
+            md5=m.md5.hex(),
+            sha256=m.sha256.hex(),
+            size_bytes=m.size_bytes,
+            virtual_bytes=m.virtual_bytes,
+            source=source,
+            path=m.path,
+            error=m.error.text,
+            from_app_id=int(from_app) if from_app.isdecimal() else -1,
+            uid=found.record.uid,
+        )
+        shown.registered.FromSeconds(m.register_time)
+        return shown
+
+    def datastore(self, found: Found[DatastoreRecord], images: int, usage: Usage | None) -> image_pb2.Datastore:
+        """Return a datastore."""
+        m = found.message
+        return image_pb2.Datastore(
+            id=found.id,
+            name=m.name,
+            zone_id=found.home,
+            zone=self._view.zone_name(found.home),
+            state=m.state,
+            type=m.type,
+            driver=m.driver,
+            image_count=images,
+            total_mb=usage.total_mb if usage else 0,
+            free_mb=usage.free_mb if usage else 0,
+            used_mb=usage.used_mb if usage else 0,
+            attributes=attributes_of(m.template),
+        )
+
+
+def zone(seen: SeenZone) -> zone_pb2.Zone:
+    """Return a zone."""
+    shown = zone_pb2.Zone(id=seen.id, local=seen.local, key=seen.key, peer_endpoint=seen.address, head=head(seen.head))
+    if seen.record is not None:
+        record = seen.record
+        shown.name, shown.state, shown.version = record.name, record.state, record.version
+        shown.grpc_endpoint, shown.http_endpoint = record.grpc_endpoint, record.http_endpoint
+        shown.peer_endpoint = record.peer_endpoint or seen.address
+    return shown
+
+
+def link(seen: SeenZone, status: LinkStatus) -> zone_pb2.Link:
+    """Return what is known of the link to a peer."""
+    age = status.age(time.monotonic())
+    shown = zone_pb2.Link(
+        zone_id=seen.id,
+        name=seen.record.name if seen.record else "",
+        state=_LINK_STATES[status.state],
+        here=head(seen.head),
+        there=head(status.there),
+        age_seconds=-1 if age is None else round(age, 3),
+        last_error=status.last_error,
+        address=seen.address,
+    )
+    if status.last_error_time:
+        shown.last_error_time.FromMilliseconds(int(status.last_error_time * 1000))
+    return shown
+
+
+_LINK_STATES = {
+    State.DOWN: zone_pb2.LINK_STATE_DOWN,
+    State.TAIL: zone_pb2.LINK_STATE_TAIL,
+    State.DIFF: zone_pb2.LINK_STATE_DIFF,
+    State.FORKED: zone_pb2.LINK_STATE_FORKED,
+    State.REFUSED: zone_pb2.LINK_STATE_REFUSED,
+}
+
+
+def head(sealed: SealedHead | None) -> zone_pb2.HeadSummary | None:
+    """Return what is told of a head."""
+    if sealed is None:
+        return None
+    h = sealed.head
+    return zone_pb2.HeadSummary(epoch=h.epoch, seq=h.seq, root=h.root.hex(), count=h.count)
+
+
+_JOB_STATES = {"running": job_pb2.JOB_STATE_RUNNING, "done": job_pb2.JOB_STATE_DONE, "failed": job_pb2.JOB_STATE_FAILED}
+_JOB_KINDS = {"create": job_pb2.JOB_KIND_CREATE, "export": job_pb2.JOB_KIND_EXPORT, "import": job_pb2.JOB_KIND_IMPORT}
+
+
+def job(running: Job) -> job_pb2.Job:
+    """Return a job."""
+    shown = job_pb2.Job(
+        id=running.id,
+        kind=_JOB_KINDS[running.kind.value],
+        state=_JOB_STATES[running.state.value],
+        phase=running.phase,
+        done_bytes=running.done_bytes,
+        total_bytes=running.total_bytes,
+        error=running.error,
+        object_id=running.object_id,
+    )
+    shown.started.FromMilliseconds(int(running.started * 1000))
+    if running.ended:
+        shown.ended.FromMilliseconds(int(running.ended * 1000))
+    return shown

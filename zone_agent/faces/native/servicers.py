@@ -1,0 +1,199 @@
+"""The native API's servicers: from messages to services and back, nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from federation.view import Found
+from fedmarket.errors import BadInput
+from fedmarket.pb.fedmarket.v1 import (
+    app_pb2,
+    app_pb2_grpc,
+    image_pb2,
+    image_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    market_pb2,
+    market_pb2_grpc,
+    zone_pb2,
+    zone_pb2_grpc,
+)
+from fedmarket.pb.fedmarket.v1.record_pb2 import ImageRecord
+from zone_agent.faces.native import project
+from zone_agent.faces.native.gate import caller
+from zone_agent.faces.native.project import Projector, paged, ref
+from zone_agent.jobs import Jobs
+from zone_agent.services.apps import AppService
+from zone_agent.services.datastores import DatastoreService
+from zone_agent.services.exports import ExportService
+from zone_agent.services.images import ImageService, NewImage
+from zone_agent.services.markets import MarketService
+from zone_agent.services.zones import ZoneService
+
+# ruff: noqa: D102 -- the methods are named, and described, in proto/fedmarket/v1
+
+
+class Zones(zone_pb2_grpc.ZoneServiceServicer):
+    """fedmarket.v1.ZoneService."""
+
+    def __init__(self, zones: ZoneService) -> None:
+        self._zones = zones
+
+    async def List(self, request: zone_pb2.ListZonesRequest, context: Any) -> zone_pb2.ListZonesResponse:
+        return zone_pb2.ListZonesResponse(zones=[project.zone(zone) for zone in self._zones.list()])
+
+    async def Show(self, request: zone_pb2.ShowZoneRequest, context: Any) -> zone_pb2.Zone:
+        return project.zone(self._zones.show(ref(request.zone) if request.HasField("zone") else None))
+
+
+class Federation(zone_pb2_grpc.FederationServiceServicer):
+    """fedmarket.v1.FederationService."""
+
+    def __init__(self, zones: ZoneService) -> None:
+        self._zones = zones
+
+    async def Status(
+        self, request: zone_pb2.FederationStatusRequest, context: Any
+    ) -> zone_pb2.FederationStatusResponse:
+        links = [project.link(zone, status) for zone, status in self._zones.links()]
+        return zone_pb2.FederationStatusResponse(self=project.zone(self._zones.show(None)), links=links)
+
+
+class Markets(market_pb2_grpc.MarketServiceServicer):
+    """fedmarket.v1.MarketService."""
+
+    def __init__(self, markets: MarketService, projector: Projector) -> None:
+        self._markets = markets
+        self._projector = projector
+
+    async def Create(self, request: market_pb2.CreateMarketRequest, context: Any) -> market_pb2.Market:
+        market = await self._markets.create(
+            caller(), request.name, request.driver, request.scope, dict(request.attributes)
+        )
+        return self._projector.market(market)
+
+    async def List(self, request: market_pb2.ListMarketsRequest, context: Any) -> market_pb2.ListMarketsResponse:
+        markets, following = paged(request.page, self._markets.list)
+        return market_pb2.ListMarketsResponse(markets=map(self._projector.market, markets), next=following)
+
+    async def Show(self, request: market_pb2.ShowMarketRequest, context: Any) -> market_pb2.Market:
+        return self._projector.market(self._markets.show(ref(request.market)))
+
+    async def Delete(self, request: market_pb2.DeleteMarketRequest, context: Any) -> market_pb2.DeleteMarketResponse:
+        return market_pb2.DeleteMarketResponse(id=await self._markets.delete(ref(request.market)))
+
+
+class Apps(app_pb2_grpc.AppServiceServicer):
+    """fedmarket.v1.AppService."""
+
+    def __init__(self, apps: AppService, exports: ExportService, projector: Projector, images: "Images") -> None:
+        self._apps = apps
+        self._exports = exports
+        self._projector = projector
+        self._images = images
+
+    async def Create(self, request: app_pb2.CreateAppRequest, context: Any) -> app_pb2.CreateAppResponse:
+        app, job = await self._apps.create(
+            caller(),
+            request.name,
+            ref(request.image),
+            ref(request.market),
+            description=request.description,
+            version=request.version,
+        )
+        return app_pb2.CreateAppResponse(app=self._projector.app(app), job_id=job.id)
+
+    async def List(self, request: app_pb2.ListAppsRequest, context: Any) -> app_pb2.ListAppsResponse:
+        market = ref(request.market) if request.HasField("market") else None
+        apps, following = paged(request.page, lambda after, limit: self._apps.list(after, limit, market))
+        return app_pb2.ListAppsResponse(apps=map(self._projector.app, apps), next=following)
+
+    async def Show(self, request: app_pb2.ShowAppRequest, context: Any) -> app_pb2.App:
+        return self._projector.app(self._apps.show(ref(request.app)))
+
+    async def Delete(self, request: app_pb2.DeleteAppRequest, context: Any) -> app_pb2.DeleteAppResponse:
+        return app_pb2.DeleteAppResponse(id=await self._apps.delete(ref(request.app)))
+
+    async def Export(self, request: app_pb2.ExportAppRequest, context: Any) -> app_pb2.ExportAppResponse:
+        image, job = await self._exports.export(
+            caller(), ref(request.app), ref(request.datastore), request.name, request.format
+        )
+        return app_pb2.ExportAppResponse(image=self._images.project(image), job_id=job.id)
+
+    async def Download(
+        self, request: app_pb2.DownloadAppRequest, context: Any
+    ) -> AsyncIterator[app_pb2.DownloadAppResponse]:
+        app, chunks = await self._exports.download(ref(request.app), request.offset)
+        yield app_pb2.DownloadAppResponse(start=app_pb2.DownloadStart(app=self._projector.app(app)))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield app_pb2.DownloadAppResponse(data=chunk)
+
+
+class Images(image_pb2_grpc.ImageServiceServicer):
+    """fedmarket.v1.ImageService."""
+
+    def __init__(self, images: ImageService, projector: Projector) -> None:
+        self._images = images
+        self._projector = projector
+
+    def project(self, image: Found[ImageRecord]) -> image_pb2.Image:
+        """Return an image as the API shows it."""
+        return self._projector.image(image, self._images.source(image))
+
+    async def Import(self, request: AsyncIterator[image_pb2.ImportImageRequest], context: Any) -> image_pb2.Image:
+        first = await anext(request, None)
+        if first is None or first.WhichOneof("part") != "start":
+            raise BadInput("an import begins with its name, datastore and size: send ImportStart first")
+        start = first.start
+        new = NewImage(start.name, ref(start.datastore), start.size_bytes, start.path, start.type)
+        return self.project(await self._images.import_stream(caller(), new, _data(request)))
+
+    async def List(self, request: image_pb2.ListImagesRequest, context: Any) -> image_pb2.ListImagesResponse:
+        images, following = paged(request.page, self._images.list)
+        return image_pb2.ListImagesResponse(images=map(self.project, images), next=following)
+
+    async def Show(self, request: image_pb2.ShowImageRequest, context: Any) -> image_pb2.Image:
+        return self.project(self._images.show(ref(request.image)))
+
+    async def Delete(self, request: image_pb2.DeleteImageRequest, context: Any) -> image_pb2.DeleteImageResponse:
+        return image_pb2.DeleteImageResponse(id=await self._images.delete(ref(request.image)))
+
+
+class Datastores(image_pb2_grpc.DatastoreServiceServicer):
+    """fedmarket.v1.DatastoreService."""
+
+    def __init__(self, datastores: DatastoreService, projector: Projector) -> None:
+        self._datastores = datastores
+        self._projector = projector
+
+    async def List(self, request: image_pb2.ListDatastoresRequest, context: Any) -> image_pb2.ListDatastoresResponse:
+        shown = [await self._show(found.id) for found in self._datastores.list()]
+        return image_pb2.ListDatastoresResponse(datastores=shown)
+
+    async def Show(self, request: image_pb2.ShowDatastoreRequest, context: Any) -> image_pb2.Datastore:
+        return await self._show(ref(request.datastore))
+
+    async def _show(self, named: int | str) -> image_pb2.Datastore:
+        found = self._datastores.show(named)
+        usage = await self._datastores.usage(found)
+        return self._projector.datastore(found, self._datastores.images(found.id), usage)
+
+
+class JobWatch(job_pb2_grpc.JobServiceServicer):
+    """fedmarket.v1.JobService."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def Watch(self, request: job_pb2.WatchJobRequest, context: Any) -> AsyncIterator[job_pb2.Job]:
+        async with aclosing(self._jobs.watch(request.id)) as states:
+            async for state in states:
+                yield project.job(state)
+
+
+async def _data(request: AsyncIterator[image_pb2.ImportImageRequest]) -> AsyncIterator[bytes]:
+    async for part in request:
+        if part.WhichOneof("part") != "data":
+            raise BadInput("after its start an import holds data only: send ImportStart once")
+        yield part.data
