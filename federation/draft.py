@@ -101,13 +101,16 @@ class Draft:
 
     def create(self, message: Message) -> int:
         """Add a new record under the next id of its kind, and return that id."""
-        kind = kind_of(type(message))
-        record_id = self._ids.take(kind, self._new_next)
-        self._new[record_key(kind, record_id)] = encode(new_record(message))
+        record_id = self._ids.take(kind_of(type(message)), self._new_next)
+        self.add(record_id, message)
         return record_id
 
+    def add(self, record_id: int, message: Message) -> None:
+        """Add a new record under an id that its nature gives, as a zone's."""
+        self.put(record_id, new_record(message))
+
     def put(self, record_id: int, record: Record[M]) -> None:
-        """Write a record that was changed, or one whose id is given by its nature."""
+        """Write a record that was changed."""
         self._new[record_key(kind_of(type(record.message)), record_id)] = encode(record)
 
     def delete(self, message: type[Message], record_id: int) -> None:

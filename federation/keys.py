@@ -87,12 +87,8 @@ class Keyspace:
         return f"{self.mine}replica/{home}/"
 
     def duty(self, name: str) -> str:
-        """Return the key that an agent holds while it does the duty `name`."""
+        """Return the key that an agent holds while it does the duty `name`; a running job is one too."""
         return f"{self.mine}duty/{name}"
-
-    def job(self, job_id: str) -> str:
-        """Return the key that says which agent runs a job."""
-        return f"{self.mine}job/{job_id}"
 
     @property
     def owner(self) -> str:

@@ -109,13 +109,17 @@ class MemoryStore:
             self._compacted += forgotten
 
     def _apply(self, txn: Txn) -> TxnResult:
-        if any(self._mod_revision(key) != seen for key, seen in txn.guards.items()):
+        if not self._holds(txn):
             current = self._items.get(txn.read_on_failure) if txn.read_on_failure is not None else None
             return TxnResult(False, self.revision, current)
         if txn.lease and txn.puts and txn.lease not in self._leases:
             raise NotFound(f"The lease {txn.lease} has ended; take a new lease.")
         self._record([*self._put(txn), *self._delete(txn.deletes)])
         return TxnResult(True, self.revision)
+
+    def _holds(self, txn: Txn) -> bool:
+        unchanged = all(self._mod_revision(key) == seen for key, seen in txn.guards.items())
+        return unchanged and all(self._mod_revision(key) <= seen for key, seen in txn.not_newer.items())
 
     def _mod_revision(self, key: str) -> int:
         item = self._items.get(key)

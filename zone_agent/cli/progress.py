@@ -1,0 +1,56 @@
+"""Progress on stderr, where a person sees it; silent where nobody does."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a transfer or a job tells."""
+
+    def __call__(self, done: int, total: int, phase: str | None = None) -> None:
+        """Say how many bytes of how many are done; total 0: not known."""
+
+
+def _silent(done: int, total: int, phase: str | None = None) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def progress(phase: str) -> Iterator[Progress]:
+    """Show a bar with bytes, rate and the time that is left, as long as stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    # Only who sees a bar pays for importing it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
+        shown = phase
+        task = bars.add_task(phase, total=None)
+
+        def show(done: int, total: int, phase: str | None = None) -> None:
+            nonlocal shown, task
+            if phase and phase != shown:
+                # A new phase counts from its own start: its own bar, rate and time.
+                shown = phase
+                task = bars.add_task(phase, total=None)
+            bars.update(task, completed=done, total=total or None)
+
+        yield show

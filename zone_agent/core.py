@@ -1,0 +1,142 @@
+"""An agent's own federation: its etcd, its catalogs and who writes them."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from federation.catalog import Catalog
+from federation.commit import Origin
+from federation.etcd.child import ChildSettings, EmbeddedEtcd
+from federation.etcd.client import Settings, connect
+from federation.etcd.store import EtcdStore
+from federation.head import FEDERATION, PRIVATE, Pair, unseal_bytes
+from federation.highwater import HighWater
+from federation.keys import HEAD, Keyspace
+from federation.link.ring import Ring
+from federation.opening import claim_etcd, open_catalog
+from federation.store import Store
+from federation.trust.keys import PublicKey, ZoneKey
+from federation.view import View
+from federation.writer import Writer, WriterSettings
+from zone_agent.config import Config
+from zone_agent.duties import Duties
+from zone_agent.services.catalogs import Catalogs
+from zone_agent.supervise import Part, running
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 15.0
+"""After this long without its agent, what an agent said that it does is free for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What the rest of an agent stands on."""
+
+    key: ZoneKey
+    keyspace: Keyspace
+    store: Store
+    catalogs: Catalogs
+    ring: Ring
+    replicas: dict[int, Catalog]
+    duties: Duties
+    catch_up_seconds: float
+
+    async def catch_up(self, claimed: Pair) -> None:
+        """Read our head linearizably, because somebody claims a newer one, and wait until it is here."""
+        log.warning("a peer holds head %s of this zone, newer than what is seen here: reading etcd again", claimed)
+        own = self.catalogs.view.own
+        stored = await self.store.get(own.prefix + HEAD)
+        if stored is not None:
+            await own.wait_for(unseal_bytes(stored.value, self.key.public).pair, self.catch_up_seconds)
+
+
+@asynccontextmanager
+async def open_core(config: Config) -> AsyncGenerator[Core, None]:
+    """Open this zone's etcd and catalogs, and keep them in step while the context is open.
+
+    Raises ConfigError if etcd is not this zone's, or lost what it held, and Unavailable if it does not answer.
+    """
+    key = ZoneKey.load(config.layout.key)
+    high_water = HighWater(config.layout.high_water)
+    keyspace = Keyspace(config.etcd.prefix, config.zone.id)
+    agent = f"{socket.gethostname()}/{os.getpid()}"
+    async with AsyncExitStack() as stack:
+        parts: dict[str, Part] = {"high-water mark": high_water.run}
+        endpoints = config.etcd.endpoints
+        if config.etcd.embedded:
+            etcd = await stack.enter_async_context(_embedded(config))
+            endpoints = (etcd.endpoint,)
+            parts["etcd"] = lambda: _keep(etcd)
+        settings = Settings(call_seconds=config.timeouts.etcd_call_seconds)
+        store = EtcdStore(await stack.enter_async_context(connect(endpoints, settings)))
+        await claim_etcd(store, keyspace, embedded=config.etcd.embedded)
+
+        own = Catalog(config.zone.id, keyspace.own, key.public, own=True)
+        private = Catalog(config.zone.id, keyspace.private, key.public, own=True)
+        ring = Ring()
+        own.listen(ring.publish)
+        writers = {}
+        for catalog, kind in ((own, FEDERATION), (private, PRIVATE)):
+            origin = Origin(config.zone.id, kind, catalog.prefix, key, agent)
+            await open_catalog(store, origin, high_water, int(time.time() * 1000))
+            catalog.listen(lambda publication: high_water.note(publication.state.head.head))
+            writers[kind] = Writer(store, catalog, origin, WriterSettings())
+            parts[f"watch of {catalog.prefix}"] = _bind_follow(catalog, store)
+            parts[f"writer of {catalog.prefix}"] = writers[kind].run
+        replicas = {peer.id: _replica(keyspace, peer.id, peer.key) for peer in config.peers}
+        parts |= {f"watch of {replica.prefix}": _bind_follow(replica, store) for replica in replicas.values()}
+
+        catalogs = Catalogs(View(own, private, replicas), writers[FEDERATION], writers[PRIVATE])
+        duties = Duties(store, keyspace, agent, LEASE_SECONDS, check_seconds=1.0)
+        parts["lease"] = duties.run
+        idle = config.timeouts.idle_commit_seconds
+        parts["duty head"] = lambda: _keep_head(own, writers[FEDERATION], duties, idle)
+        await stack.enter_async_context(running(parts, config.backoff))
+        for catalog in (own, private):
+            await catalog.wait_for((1, 1), config.timeouts.etcd_start_seconds)
+        visible = config.timeouts.visible_seconds
+        yield Core(key, keyspace, store, catalogs, ring, replicas, duties, visible)
+
+
+def _replica(keyspace: Keyspace, peer: int, key: str) -> Catalog:
+    return Catalog(peer, keyspace.replica(peer), PublicKey.parse(key), own=False)
+
+
+def _bind_follow(catalog: Catalog, store: Store) -> Part:
+    return lambda: catalog.follow(store)
+
+
+@asynccontextmanager
+async def _embedded(config: Config) -> AsyncGenerator[EmbeddedEtcd, None]:
+    settings = ChildSettings(
+        binary=config.etcd.binary,
+        client_port=config.etcd.client_port,
+        start_seconds=config.timeouts.etcd_start_seconds,
+        stop_seconds=config.timeouts.shutdown_seconds,
+    )
+    async with EmbeddedEtcd(config.layout.etcd, settings) as etcd:
+        yield etcd
+
+
+async def _keep(etcd: EmbeddedEtcd) -> None:
+    """Start etcd again whenever it exits."""
+    while True:
+        status = await etcd.wait()
+        log.error("etcd exited with status %d: starting it again", status)
+        await etcd.start()
+
+
+async def _keep_head(own: Catalog, writer: Writer, duties: Duties, idle_seconds: float) -> None:
+    """Sign the head anew whenever this zone was idle, as the one agent whose duty that is."""
+    while True:
+        mine = await duties.try_claim("head")
+        before = own.pair
+        await asyncio.sleep(idle_seconds)
+        if mine and own.pair == before:
+            await writer.beat()

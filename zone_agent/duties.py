@@ -1,0 +1,87 @@
+"""Duties: background work that one agent of a zone does at a time.
+
+An agent has one etcd lease. What it does, it says by keys under that lease: they go when the agent dies.
+"""
+
+import asyncio
+import logging
+
+from federation.keys import Keyspace
+from federation.store import Lease, Store, Txn
+from fedmarket.errors import FedmarketError, Refused, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+class Duties:
+    """What this agent does under its lease. `run` must be running."""
+
+    def __init__(self, store: Store, keyspace: Keyspace, agent: str, ttl_seconds: float, check_seconds: float) -> None:
+        self._store = store
+        self._keyspace = keyspace
+        self._agent = agent.encode()
+        self._ttl = ttl_seconds
+        self._check = check_seconds
+        self._lease: Lease | None = None
+        self._held: set[str] = set()
+        self._ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep a lease, for ever; one that is lost is replaced, and what was held is claimed again."""
+        while True:
+            async with self._store.lease(self._ttl) as lease:
+                self._lease = lease
+                for name in sorted(self._held):
+                    await self._put(lease, name)
+                self._ready.set()
+                try:
+                    while not lease.lost:  # noqa: ASYNC110 -- the lease is a state, not an event
+                        await asyncio.sleep(self._check)
+                finally:
+                    self._lease = None
+                    self._ready.clear()
+            log.warning("the agent's etcd lease was lost: taking a new one")
+
+    async def claim(self, name: str) -> None:
+        """Say that this agent does `name`. Raises Refused if another one does, Unavailable without a lease."""
+        if not await self.try_claim(name):
+            raise Refused(f"another agent of this zone is at work on {name}: wait until it has ended")
+
+    async def try_claim(self, name: str) -> bool:
+        """Claim a duty; False: another agent holds it."""
+        lease = await self._current()
+        if name in self._held:
+            return True
+        if not await self._put(lease, name):
+            return False
+        self._held.add(name)
+        return True
+
+    async def release(self, name: str) -> None:
+        """Let go of a duty. If etcd does not answer, its key goes with the lease."""
+        self._held.discard(name)
+        try:
+            await self._store.txn(Txn({}, deletes=[self._keyspace.duty(name)]))
+        except FedmarketError as error:
+            log.warning("duty %s is released late: %s", name, error.message)
+
+    async def others(self) -> frozenset[str]:
+        """Return the names of all duties that some agent of the zone holds now, this one included."""
+        prefix = self._keyspace.duty("")
+        snapshot = await self._store.snapshot(prefix)
+        return frozenset(item.key.removeprefix(prefix) for item in snapshot.items)
+
+    async def _current(self) -> Lease:
+        try:
+            async with asyncio.timeout(self._ttl):
+                await self._ready.wait()
+        except TimeoutError:
+            pass
+        if self._lease is None:
+            raise Unavailable("this agent holds no lease in etcd at the moment: try again in a few seconds")
+        return self._lease
+
+    async def _put(self, lease: Lease, name: str) -> bool:
+        key = self._keyspace.duty(name)
+        result = await self._store.txn(Txn({key: 0}, puts={key: self._agent}, lease=lease.id, read_on_failure=key))
+        return result.succeeded or (result.current is not None and result.current.value == self._agent)

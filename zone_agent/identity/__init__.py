@@ -1,0 +1,1 @@
+"""Who is asking: from what a client sends to a principal."""

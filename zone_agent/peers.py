@@ -1,0 +1,140 @@
+"""Calls to other zones: one channel of mutual TLS per peer, made anew before its certificate ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+from grpc import aio
+
+from federation.link.stream import StreamBroken
+from federation.trust.tls import Identity
+from fedmarket.errors import Corrupt, FedmarketError, NotFound, Refused, Timeout, Unavailable
+from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource, LocateRequest, LocateResponse
+from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceStub
+
+MAX_MESSAGE_BYTES = 2 << 20
+"""docs/replication.md: messages between zones are at most this large."""
+
+_ERRORS: Mapping[grpc.StatusCode, type[FedmarketError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: Refused,
+    grpc.StatusCode.DATA_LOSS: Corrupt,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTimeouts:
+    """Bounds of calls to other zones, in seconds."""
+
+    call: float
+    connect: float
+    silence: float
+    """Of a stream."""
+
+
+class Peers:
+    """Dials the peers of zone.toml. Use as a context; closing it closes the channels."""
+
+    def __init__(self, identity: Identity, addresses: Mapping[int, str], timeouts: PeerTimeouts) -> None:
+        self._identity = identity
+        self._addresses = addresses
+        self._timeouts = timeouts
+        self._channels: dict[int, tuple[aio.Channel, datetime]] = {}
+
+    async def close(self) -> None:
+        """Close every channel."""
+        channels, self._channels = self._channels, {}
+        for channel, _ in channels.values():
+            await channel.close()
+
+    async def locate(self, zone: int, app_id: int) -> LocateResponse:
+        """Ask a zone where the bytes of one of its apps are. Raises Unavailable if it cannot be reached."""
+        stub = PeerServiceStub(await self._channel(zone))
+        try:
+            return await stub.Locate(LocateRequest(app_id=app_id), timeout=self._timeouts.call)
+        except aio.AioRpcError as error:
+            cls = _ERRORS.get(error.code(), Unavailable)
+            if issubclass(cls, Unavailable):
+                raise cls(
+                    f"zone {zone} at {self._addresses[zone]} does not answer ({error.details()}): try again"
+                ) from error
+            raise cls(error.details() or f"zone {zone} refused") from error
+
+    @asynccontextmanager
+    async def follow(self, zone: int) -> AsyncGenerator["PeerStream", None]:
+        """Open a stream on which a zone tells its catalog. Raises StreamBroken."""
+        channel = await self._channel(zone)
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                await _connected(channel)
+        except TimeoutError:
+            raise StreamBroken(
+                f"no connection to {self._addresses[zone]} within {self._timeouts.connect:g} s: it is down, cannot be "
+                "reached, or does not trust this zone"
+            ) from None
+        call = PeerServiceStub(channel).Follow()
+        try:
+            yield PeerStream(call)
+        finally:
+            call.cancel()
+
+    async def _channel(self, zone: int) -> aio.Channel:
+        known = self._channels.get(zone)
+        if known is not None and self._identity.now() < known[1]:
+            return known[0]
+        credentials = self._identity.channel_credentials(zone)
+        options = [
+            *credentials.options,
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", int(self._timeouts.silence * 1000)),
+            ("grpc.keepalive_timeout_ms", int(self._timeouts.silence * 1000)),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        channel = aio.secure_channel(self._addresses[zone], credentials.credentials, options=options)
+        self._channels[zone] = (channel, credentials.renew_at)
+        if known is not None:
+            await known[0].close()
+        return channel
+
+
+class PeerStream:
+    """A stream of the peer API, from the follower's side."""
+
+    def __init__(self, call: "aio.StreamStreamCall[FromSink, FromSource]") -> None:
+        self._call = call
+
+    async def send(self, message: FromSink) -> None:
+        """Send to the peer. Raises StreamBroken."""
+        try:
+            await self._call.write(message)
+        except (aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise StreamBroken(_reason(error)) from error
+
+    async def receive(self) -> FromSource:
+        """Return what the peer says next. Raises StreamBroken."""
+        try:
+            message = await self._call.read()
+        except (aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise StreamBroken(_reason(error)) from error
+        if not isinstance(message, FromSource):
+            raise StreamBroken("the peer closed the stream")
+        return message
+
+
+async def _connected(channel: aio.Channel) -> None:
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+
+
+def _reason(error: Exception) -> str:
+    details = error.details() if isinstance(error, aio.AioRpcError) else None
+    return f"the stream broke: {details}" if details else "the stream broke"

@@ -1,0 +1,1 @@
+"""Every use case once: what the faces call, whatever their wire."""

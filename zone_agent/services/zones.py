@@ -1,0 +1,95 @@
+"""Zones and links: what this zone is, and what it sees of the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from federation.catalog import Catalog
+from federation.draft import Draft
+from federation.head import SealedHead
+from federation.link.link import LinkStatus
+from fedmarket.errors import NotFound
+from fedmarket.pb.fedmarket.v1.record_pb2 import (
+    ZoneRecord,
+)
+from zone_agent.services.catalogs import Catalogs
+
+
+@dataclass(frozen=True, slots=True)
+class SeenZone:
+    """A zone as this one sees it."""
+
+    id: int
+    local: bool
+    record: ZoneRecord | None
+    """What it says of itself; None while it has not been heard of."""
+    key: str
+    address: str
+    """Where we dial it; empty for this zone."""
+    head: SealedHead | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A peer of zone.toml."""
+
+    address: str
+    key: str
+
+
+class ZoneService:
+    """The use cases of zones and links."""
+
+    def __init__(
+        self, catalogs: Catalogs, key: str, peers: Mapping[int, Pinned], links: Mapping[int, LinkStatus]
+    ) -> None:
+        self._catalogs = catalogs
+        self._view = catalogs.view
+        self._key = key
+        self._peers = peers
+        self._links = links
+
+    def list(self) -> Sequence[SeenZone]:
+        """Return this zone and its peers, ascending."""
+        return [self._see(zone) for zone in sorted({self._view.zone, *self._peers})]
+
+    def show(self, ref: int | str | None) -> SeenZone:
+        """Return one zone; this one for None. Raises NotFound."""
+        if ref is None:
+            return self._see(self._view.zone)
+        for zone in self.list():
+            if ref in {zone.id, zone.record.name if zone.record else None}:
+                return zone
+        raise NotFound(f"no zone {ref!r} is known here: look at `fedmarket zone list`, and at [[peers]] in zone.toml")
+
+    def links(self) -> Sequence[tuple[SeenZone, LinkStatus]]:
+        """Return each peer and what is known of the link to it."""
+        return [(self._see(zone), self._links[zone]) for zone in sorted(self._links)]
+
+    async def publish(self, record: ZoneRecord) -> None:
+        """Tell the federation what this zone is called and where it is reached, if that has changed."""
+        zone = self._view.zone
+        stored = self._view.get(ZoneRecord, zone)
+        if stored is not None and stored.message == record:
+            return
+
+        def change(draft: Draft) -> None:
+            known = draft.get(ZoneRecord, zone)
+            if known is None:
+                draft.add(zone, record)
+            else:
+                known.message.CopyFrom(record)
+                draft.put(zone, known)
+
+        await self._catalogs.change(change, private=False)
+
+    def _see(self, zone: int) -> SeenZone:
+        found = self._view.get(ZoneRecord, zone)
+        record = found.message if found else None
+        if zone == self._view.zone:
+            return SeenZone(zone, True, record, self._key, "", _head(self._view.own))
+        peer = self._peers[zone]
+        return SeenZone(zone, False, record, peer.key, peer.address, _head(self._view.replicas[zone]))
+
+
+def _head(catalog: Catalog) -> SealedHead | None:
+    return catalog.state.head if catalog.state else None
