@@ -61,7 +61,7 @@ class Command:
         try:
             return subprocess.run(
                 [BIN / "fedmarket", *words],
-                env=os.environ | self.variables,
+                env=os.environ | self.variables | {"FEDMARKET_PROGRESS": "never" if capture else "always"},
                 stdin=subprocess.DEVNULL,
                 capture_output=capture,
                 text=True,

@@ -1,9 +1,14 @@
-"""Progress on stderr, where a person sees it; silent where nobody does."""
+"""Progress on stderr, where a person sees it; silent where nobody does, unless FEDMARKET_PROGRESS says otherwise."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+
+VARIABLE = "FEDMARKET_PROGRESS"
+"""`always` shows bars where stderr is no terminal, too (once, when they are full); `never` shows none."""
 
 
 class Progress(Protocol):
@@ -17,10 +22,15 @@ def _silent(done: int, total: int, phase: str | None = None) -> None:
     """Say nothing."""
 
 
+def _wanted() -> bool:
+    """Say whether to show bars: as FEDMARKET_PROGRESS says, else on a terminal only."""
+    return {"always": True, "never": False}.get(os.environ.get(VARIABLE, ""), sys.stderr.isatty())
+
+
 @contextmanager
 def progress(phase: str) -> Iterator[Progress]:
-    """Show a bar with bytes, rate and the time that is left, as long as stderr is a terminal."""
-    if not sys.stderr.isatty():
+    """Show a bar with bytes, rate and the time that is left, if anybody is to see it."""
+    if not _wanted():
         yield _silent
         return
     # Only who sees a bar pays for importing it.

@@ -92,7 +92,7 @@ def test_a_stream_that_falls_silent_is_resumed(download: Download, agent: FakeAg
 
     agent.downloads = [falls_silent]
 
-    assert download(place / "disk", "--timeout", "1").status == 0
+    assert download(place / "disk", "--timeout", "3").status == 0
     assert (place / "disk").read_bytes() == BLOB
 
 

@@ -91,7 +91,7 @@ def test_a_job_that_fails_is_its_sentence(create: Start, export: Start, agent: F
 def test_a_watch_that_breaks_is_made_anew(create: Start, agent: FakeAgent, first: Watch) -> None:
     agent.watches = [first, says(RUNNING, DONE)]
 
-    ran = create("--timeout", "1.5")
+    ran = create("--timeout", "6")
 
     assert (ran.status, ran.err) == (0, "")
     assert [type(request) for request in agent.asked].count(job_pb2.WatchJobRequest) == 2

@@ -41,7 +41,7 @@ def init(
     etcd_endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            "--etcd-endpoint", metavar="HOST:PORT", help="A member of an etcd that runs elsewhere; repeatable."
+            "--etcd-endpoint", metavar="HOST:PORT", help="A member of an etcd that runs elsewhere, instead of an own one; repeatable."
         ),
     ] = None,
 ) -> None:
@@ -55,7 +55,7 @@ def init(
             http=listeners[0],
             grpc=listeners[1],
             peer=listeners[2],
-            embedded_etcd=embedded_etcd,
+            embedded_etcd=embedded_etcd and not etcd_endpoint,
             etcd_endpoints=tuple(etcd_endpoint or ()),
         ),
     )
