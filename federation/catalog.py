@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from federation.commit import CatalogState
@@ -54,7 +55,7 @@ class Catalog:
         self.own = own
         self.index = Index()
         self.fault = ""
-        """Why nothing may be written: the stored records match no head. Empty: nothing is wrong."""
+        """Why what is stored is not believed, and nothing may be written. Empty: nothing is wrong."""
         self.syncing = False
         """Whether the stored records match no head, because a DIFF is being written."""
         self.pulse = Pulse()
@@ -122,13 +123,14 @@ class Catalog:
             ) from error
 
     async def follow(self, store: Store) -> None:
-        """Keep this catalog in step with the store, for ever. Raises Corrupt if a stored head is not its home's."""
+        """Keep this catalog in step with the store, for ever."""
         while True:
             snapshot = await store.snapshot(self.prefix)
             self.reset(snapshot)
             try:
-                async for revision in store.watch(self.prefix, snapshot.revision + 1):
-                    self.apply(revision)
+                async with aclosing(store.watch(self.prefix, snapshot.revision + 1)) as revisions:
+                    async for revision in revisions:
+                        self.apply(revision)
             except Compacted:
                 log.info("history of %s was compacted away: listing again", self.prefix)
             except Mismatch as reason:
@@ -151,7 +153,12 @@ class Catalog:
         if not self._stored_head:
             self._show_mix()
             return
-        sealed = unseal_bytes(self._stored_head, self._key)
+        try:
+            sealed = unseal_bytes(self._stored_head, self._key)
+        except Corrupt as error:
+            log.error("%s: %s", self.prefix, error.message)
+            self.fault = f"what is stored at {self.prefix} cannot be trusted ({error.message})"
+            return
         if (sealed.head.root, sealed.head.count) == (self._stored.root, self._stored.count):
             self._publish(sealed, consecutive=False)
         elif self.own:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from federation.catalog import Catalog
 from federation.head import Verifier, unseal_bytes
 from federation.keys import HEAD, LOST, Keyspace
-from federation.link.sink import Action, Close, Fence, Send, Sink, Write
+from federation.link.sink import Action, Close, Fence, Send, Sink, State, Write
 from federation.link.stream import Stream, StreamBroken
 from federation.store import Change, Revision, Store, Txn
 from federation.tree import Tree
-from fedmarket.errors import FedmarketError
+from fedmarket.errors import Corrupt, FedmarketError
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
 
 
@@ -45,7 +45,10 @@ class Follower:
 
     async def follow(self, stream: Stream[FromSink, FromSource], progress: Callable[[Sink], None]) -> Close:
         """Follow until the stream ends, and say why it did. `progress` is called whenever the sink may have moved."""
-        sink = await self._load()
+        try:
+            sink = await self._load()
+        except Corrupt as error:
+            return Close(f"the copy of zone {self._peer} here is of another key: {error.message}", State.REFUSED)
         inbox: asyncio.Queue[FromSource | str] = asyncio.Queue(self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(_read(stream, inbox))
