@@ -20,7 +20,7 @@ from federation.trust.tls import Identity
 from fedmarket.errors import ConfigError
 from fedmarket.pb.fedmarket.v1.record_pb2 import ZoneRecord
 from zone_agent.config import Config, HttpSettings
-from zone_agent.core import Core, open_core
+from zone_agent.core import LEASE_SECONDS, Core, open_core
 from zone_agent.faces.http import HttpFace, HttpFaceSettings
 from zone_agent.faces.native.project import Projector
 from zone_agent.faces.native.server import NativeFace, Services
@@ -42,6 +42,9 @@ from zone_agent.transfer.settings import TransferSettings
 from zone_agent.transfer.signing import UrlSigner
 
 log = logging.getLogger(__name__)
+
+RECOVERY_SECONDS = 2 * LEASE_SECONDS
+"""How often an agent looks for what agents that died left behind: an agent that lives renews its lease meanwhile."""
 
 URL_SECRET = b"fedmarket/url/1"
 """What the secret that signs blob URLs is derived for, so that all agents of a zone have the same one."""
@@ -95,15 +98,17 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
         peer_face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.catch_up, serving)
 
         await services.datastores.reconcile(config.datastores, credentials.admin)
-        await Recovery(core.catalogs, stores, services.images, core.duties).run()
-        parts: dict[str, Part] = {"jobs": services.jobs.run}
+        recovery = Recovery(core.catalogs, stores, services.images, core.duties, RECOVERY_SECONDS)
+        await recovery.look(alone=config.etcd.embedded)
+        parts: dict[str, Part] = {"jobs": services.jobs.run, "recovery": recovery.run}
         parts |= {f"link to zone {zone}": link.run for zone, link in links.items()}
         try:
             async with (
                 http,
-                peer_face.serve(config.peer, timeouts.shutdown_seconds) as peer_port,
-                running(parts, config.backoff),
+                peer_face.serve(config.peer) as peer_port,
                 native.serve() as grpc_port,
+                # Ended first: jobs that are cancelled end the calls that watch them.
+                running(parts, config.backoff),
             ):
                 base_url.value = config.http.public_url(http.port)
                 await services.zones.publish(_zone_record(config, base_url.value, grpc_port, peer_port))

@@ -94,6 +94,8 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
 
         catalogs = Catalogs(View(own, private, replicas), writers[FEDERATION], writers[PRIVATE])
         duties = Duties(store, keyspace, agent, LEASE_SECONDS, check_seconds=1.0)
+        if config.etcd.embedded:
+            await duties.clear()  # nobody else is in this etcd, so whoever held them is dead
         parts["lease"] = duties.run
         idle = config.timeouts.idle_commit_seconds
         parts["duty head"] = lambda: _keep_head(own, writers[FEDERATION], duties, idle)

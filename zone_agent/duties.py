@@ -65,11 +65,16 @@ class Duties:
         except FedmarketError as error:
             log.warning("duty %s is released late: %s", name, error.message)
 
-    async def others(self) -> frozenset[str]:
-        """Return the names of all duties that some agent of the zone holds now, this one included."""
+    async def all(self) -> frozenset[str]:
+        """Return the names of all duties that some agent of the zone holds now."""
         prefix = self._keyspace.duty("")
         snapshot = await self._store.snapshot(prefix)
         return frozenset(item.key.removeprefix(prefix) for item in snapshot.items)
+
+    async def clear(self) -> None:
+        """Drop the duties of agents that are known to be dead, before their leases end. Called before `run`."""
+        for name in await self.all():
+            await self._store.txn(Txn({}, deletes=[self._keyspace.duty(name)]))
 
     async def _current(self) -> Lease:
         try:

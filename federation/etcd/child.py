@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 from asyncio.subprocess import DEVNULL, STDOUT, Process
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +70,7 @@ class EmbeddedEtcd:
 
     @property
     def endpoint(self) -> str:
-        """Where it serves clients: "127.0.0.1:port". The same after it was started again, if the port is still free."""
+        """Where it serves clients, "127.0.0.1:port"; it keeps its port, so that clients find it again."""
         return f"{_LOOPBACK}:{self._port}"
 
     @property
@@ -87,21 +88,24 @@ class EmbeddedEtcd:
         await self.stop()
 
     async def start(self) -> None:
-        """Start it and return when it answers; also after it has exited by itself.
+        """Start it and return when it answers; also after it has exited by itself, then on the same port.
 
-        Raises ConfigError if there is no such binary, the configured port is taken or another agent has the
-        directory, and Unavailable, with what its log says, if it does not come up.
+        Raises ConfigError if there is no such binary, its port is taken or another agent has the directory, and
+        Unavailable, with what its log says, if it does not come up. What ran before counts as exited until then.
         """
-        if self._process is None:
-            await asyncio.to_thread(self._claim)
+        if self._process is not None:
+            return await self._launch_on_own_port()
+        await asyncio.to_thread(self._claim)
         try:
             await self._end_leftover()
-            await self._start_on_free_port()
+            if self._port:
+                await self._launch_on_own_port()
+            else:
+                await self._launch_on_free_port()
         except BaseException:
-            self._process = None
+            self._port = self._settings.client_port
             self._pid_file.release()
             raise
-        log.info("etcd runs at %s with process id %d in %s", self.endpoint, self.pid, self._directory)
 
     async def wait(self) -> int:
         """Wait until it exits, and return its exit status (minus the number of the signal that killed it)."""
@@ -134,18 +138,20 @@ class EmbeddedEtcd:
         if pid is not None and await end_leftover(pid, self._data_argument, self._settings.stop_seconds):
             log.warning("ended the etcd with process id %d that an earlier agent left in %s", pid, self._directory)
 
-    async def _start_on_free_port(self) -> None:
+    async def _launch_on_own_port(self) -> None:
+        try:
+            await self._launch()
+        except _PortTakenError as error:
+            raise ConfigError(
+                f"Port {self._port} of {_LOOPBACK} is taken, so etcd cannot listen there; "
+                "stop who uses it, or set another port for the embedded etcd."
+            ) from error
+
+    async def _launch_on_free_port(self) -> None:
         for _ in range(_PORT_ATTEMPTS):
-            self._port = self._port or _free_port()
-            try:
+            self._port = _free_port()
+            with suppress(_PortTakenError):
                 return await self._launch()
-            except _PortTakenError as error:
-                if self._settings.client_port:
-                    raise ConfigError(
-                        f"Port {self._port} of {_LOOPBACK} is taken, so etcd cannot listen there; "
-                        "stop who uses it, or set another port for the embedded etcd."
-                    ) from error
-                self._port = 0
         raise Unavailable(f"No free port for etcd was found on {_LOOPBACK} in {_PORT_ATTEMPTS} tries; start again.")
 
     async def _launch(self) -> None:
@@ -159,6 +165,7 @@ class EmbeddedEtcd:
             await _end(process, 0)
             raise
         self._process = process
+        log.info("etcd runs at %s with process id %d in %s", self.endpoint, process.pid, self._directory)
 
     def _prepare(self) -> str:
         """Set the last run's log aside; return the cluster's token, made once."""

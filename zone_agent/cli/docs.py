@@ -35,8 +35,9 @@ a name. Markets and apps of other zones are named `name@zone` where the bare nam
 **Output.** Tables for people; `--json` for scripts: an array for lists, also an empty one, and an object for one thing.
 Keys are the field names of proto/fedmarket/v1, all of them always there; numbers are numbers, states and types are
 lower-case words, times are RFC 3339 in UTC, what is not set is null. Errors go to stderr, and so do progress bars, on a
-terminal only (FEDMARKET_PROGRESS, `always` or `never`, says otherwise). `federation status --json` is the array of links; `delete --json` is `{{"id": n}}`; `app download --json` is
-the app and `path`; with `--no-wait` the object has `job_id` too.
+terminal only (FEDMARKET_PROGRESS, `always` or `never`, says otherwise). `federation status --json` is the array of
+links; `delete --json` is `{{"id": n}}`; `app download --json` is the app and `path`; with `--no-wait` the object has
+`job_id` too.
 
 **Errors** are one sentence on stderr that says what to do next. The exit status says what kind it is:
 """

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-
 VARIABLE = "FEDMARKET_PROGRESS"
 """`always` shows bars where stderr is no terminal, too (once, when they are full); `never` shows none."""
 

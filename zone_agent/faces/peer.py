@@ -49,7 +49,7 @@ class PeerFace(PeerServiceServicer):
         self._serving = serving
 
     @asynccontextmanager
-    async def serve(self, settings: PeerSettings, grace: float) -> AsyncGenerator[int, None]:
+    async def serve(self, settings: PeerSettings) -> AsyncGenerator[int, None]:
         """Serve while the context is open; gives the port. Raises ConfigError if the address cannot be used."""
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -64,7 +64,7 @@ class PeerFace(PeerServiceServicer):
         try:
             yield port
         finally:
-            await server.stop(grace)
+            await server.stop(None)  # followers dial again: nothing of theirs is lost
 
     async def Follow(  # type: ignore[override] # reads and writes the stream itself, which grpc.aio also takes
         self, request_iterator: AsyncIterator[FromSink], context: Any

@@ -5,13 +5,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from drivers.capabilities import Deletable, OnDisk, Staging, Writable
 from drivers.datastore.formats import HEADER_BYTES, ImageFormat, detect
 from federation.draft import Draft
 from federation.view import Found
-from fedmarket.digests import Digests, Hasher
+from fedmarket.digests import Digests
 from fedmarket.errors import BadInput, Cancelled, Corrupt, FedmarketError, Refused
 from fedmarket.names import check_name
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
@@ -32,6 +31,7 @@ from zone_agent.services.catalogs import Catalogs, edit, require, taken
 from zone_agent.services.principal import DEFAULT_MODE, Principal
 from zone_agent.stores import Stores
 from zone_agent.threads import in_thread, staged
+from zone_agent.transfer.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,20 +238,15 @@ async def _take(staging: Staging, size: int, chunks: AsyncIterator[bytes], job: 
     head = b""
     done = 0
     job.begin("receiving", size)
-    with Hasher() as hasher:
+    async with Spool(staging.write, md5=True) as spool:
         async for chunk in chunks:
             if done + len(chunk) > size:
                 raise Corrupt(f"more than the announced {size} bytes came: import a file that nothing writes to")
             if len(head) < HEADER_BYTES:
                 head += chunk[: HEADER_BYTES - len(head)]
-            await in_thread(partial(_store, staging, hasher, done, chunk))
+            await spool.put(chunk)
             done += len(chunk)
             job.progress(done)
         if done != size:
             raise Corrupt(f"only {done} of the announced {size} bytes came: import a file that nothing writes to")
-        return await in_thread(hasher.finish), head
-
-
-def _store(staging: Staging, hasher: Hasher, offset: int, data: bytes) -> None:
-    hasher.update(data)
-    staging.write(offset, data)
+        return await spool.finish(), head

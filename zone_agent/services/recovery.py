@@ -1,5 +1,11 @@
-"""What a crash left behind: LOCKED records that nobody works on, images held by nobody, leftovers in staging."""
+"""What a crash left behind: LOCKED records that nobody works on, images held by nobody, leftovers in staging.
 
+An agent that works on something says so by a duty under its etcd lease. What nobody holds may also have been begun just
+now, so it is cleared only when a second look, a lease later, finds it unheld again. An agent that has just started an
+etcd of its own knows that nobody else is at work, and clears at once.
+"""
+
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -27,49 +33,68 @@ log = logging.getLogger(__name__)
 
 _ALL = 2**31
 
+_INTERRUPTED = Cancelled("the agent stopped in the middle: delete it, and start again")
+
 
 class Recovery:
-    """Clears what agents of this zone left when they died. Run once, before the faces open."""
+    """Clears what agents of this zone left when they died."""
 
-    def __init__(self, catalogs: Catalogs, stores: Stores, images: ImageService, duties: Duties) -> None:
-        self._catalogs = catalogs
+    def __init__(
+        self, catalogs: Catalogs, stores: Stores, images: ImageService, duties: Duties, interval_seconds: float
+    ) -> None:
         self._view = catalogs.view
+        self._catalogs = catalogs
         self._stores = stores
         self._images = images
         self._duties = duties
+        self._interval = interval_seconds
+        self._suspects: set[str] = set()
 
     async def run(self) -> None:
-        """Put every record that nobody works on into a state that a user can leave."""
-        held = await self._duties.others()
-        interrupted = Cancelled("the agent stopped in the middle: delete it, and start again")
-        for app in self._own_apps():
-            if app.message.state == APP_STATE_LOCKED and fence_of(JobKind.CREATE, app.id) not in held:
-                market = self._view.resolve(MarketRecord, app.message.market_id)
-                await self._remove(self._stores.market(market), app.message.object)
-                upload = Upload(self._catalogs, self._stores, self._images, app.id, app.message.origin_id, market)
-                await upload.fail(interrupted)
-        for image in self._view.page(ImageRecord, -1, _ALL):
-            await self._recover_image(image, held, interrupted)
-        for store in self._all_stores():
-            await self._sweep(store, lambda fence: fence in held)
+        """Look again and again, for ever."""
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.look(alone=False)
 
-    async def _recover_image(
-        self, image: Found[ImageRecord], held: frozenset[str], interrupted: FedmarketError
-    ) -> None:
-        if fence_of(JobKind.EXPORT, image.id) in held:
-            return
+    async def look(self, *, alone: bool) -> None:
+        """Clear what nobody holds: at once if this agent is `alone`, else on the second look."""
+        held = await self._duties.all()
+        unheld: set[str] = set()
+
+        def abandoned(fence: str) -> bool:
+            if fence in held:
+                return False
+            unheld.add(fence)
+            return alone or fence in self._suspects
+
+        for app in self._view.page(AppRecord, -1, _ALL):
+            locked = app.home == self._view.zone and app.message.state == APP_STATE_LOCKED
+            if locked and abandoned(fence_of(JobKind.CREATE, app.id)):
+                await self._clear_app(app)
+        for image in self._view.page(ImageRecord, -1, _ALL):
+            locked = image.message.state in {IMAGE_STATE_DELETE, IMAGE_STATE_LOCKED}
+            if locked and abandoned(fence_of(JobKind.EXPORT, image.id)):
+                await self._clear_image(image)
+            for app_id in list(image.message.app_clones):
+                if abandoned(fence_of(JobKind.CREATE, app_id)):
+                    await self._images.release(image.id, app_id)
+        for store in self._all_stores():
+            await self._sweep(store, lambda fence: not abandoned(fence))
+        self._suspects = unheld
+
+    async def _clear_app(self, app: Found[AppRecord]) -> None:
+        market = self._view.resolve(MarketRecord, app.message.market_id)
+        await self._remove(self._stores.market(market), app.message.object)
+        upload = Upload(self._catalogs, self._stores, self._images, app.id, app.message.origin_id, market)
+        await upload.fail(_INTERRUPTED)
+
+    async def _clear_image(self, image: Found[ImageRecord]) -> None:
         if image.message.state == IMAGE_STATE_DELETE:
             await self._images.drop(image.id)
-        elif image.message.state == IMAGE_STATE_LOCKED:
-            datastore = self._view.resolve(DatastoreRecord, image.message.datastore_id)
-            await self._remove(self._stores.datastore(datastore), image.message.object)
-            await self._images.fail(image.id, interrupted)
-        for app_id in list(image.message.app_clones):
-            if fence_of(JobKind.CREATE, app_id) not in held:
-                await self._images.release(image.id, app_id)
-
-    def _own_apps(self) -> list[Found[AppRecord]]:
-        return [app for app in self._view.page(AppRecord, -1, _ALL) if app.home == self._view.zone]
+            return
+        datastore = self._view.resolve(DatastoreRecord, image.message.datastore_id)
+        await self._remove(self._stores.datastore(datastore), image.message.object)
+        await self._images.fail(image.id, _INTERRUPTED)
 
     def _all_stores(self) -> list[object]:
         markets = [self._stores.market(m) for m in self._view.page(MarketRecord, -1, _ALL) if m.home == self._view.zone]

@@ -72,7 +72,7 @@ async def _one_pass(
             await spool.put(chunk)
             received += len(chunk)
             progress(received)
-        return await spool.finish()
+        return (await spool.finish()).sha256
 
 
 def _blame(givers: Sequence[Source], found: bytes, sha256: bytes) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from fedmarket.digests import Hasher
+from fedmarket.digests import Digests, Hasher
 from fedmarket.units import MIB
 from zone_agent.threads import ended, in_thread
 
@@ -14,14 +14,14 @@ BLOCK_BYTES = MIB
 
 
 class Spool:
-    """Takes a blob's bytes in order and gives its SHA-256. Leaving its context waits for the write in progress.
+    """Takes a blob's bytes in order and gives its digests. Leaving its context waits for the write in progress.
 
     `write(offset, data)` blocks; it is called in threads, one call at a time. What it raises, `put` or `finish` raises.
     """
 
-    def __init__(self, write: Callable[[int, bytes], None]) -> None:
+    def __init__(self, write: Callable[[int, bytes], None], *, md5: bool = False) -> None:
         self._write = write
-        self._hasher = Hasher(md5=False)
+        self._hasher = Hasher(md5=md5)
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._offset = 0
@@ -48,11 +48,11 @@ class Spool:
         if self._gathered_bytes >= BLOCK_BYTES:
             await self._hand_over()
 
-    async def finish(self) -> bytes:
-        """Wait until all is written, and return the SHA-256 of all."""
+    async def finish(self) -> Digests:
+        """Wait until all is written, and return the digests of all."""
         await self._hand_over()
         await self._settle()
-        return (await in_thread(self._hasher.finish)).sha256
+        return await in_thread(self._hasher.finish)
 
     async def _hand_over(self) -> None:
         await self._settle()

@@ -41,7 +41,9 @@ def init(
     etcd_endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            "--etcd-endpoint", metavar="HOST:PORT", help="A member of an etcd that runs elsewhere, instead of an own one; repeatable."
+            "--etcd-endpoint",
+            metavar="HOST:PORT",
+            help="A member of an etcd that runs elsewhere, instead of an own one; repeatable.",
         ),
     ] = None,
 ) -> None:

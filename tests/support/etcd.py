@@ -1,0 +1,109 @@
+"""A real etcd for tests, which they may also kill, freeze and start again."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_START_SECONDS = 30.0
+_READY = "serving client traffic"  # what etcd 3.4 and later log when they do
+_PEER_URL = "unix://peer:0"  # a socket in the working directory
+
+
+def etcd_binary() -> str:
+    """Return the path of etcd: on PATH, else Debian's."""
+    found = shutil.which("etcd") or shutil.which("/usr/bin/etcd")
+    if found is None:
+        raise RuntimeError("These tests need a real etcd and there is none: apt-get install etcd-server")
+    return found
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EtcdServer:
+    """One etcd with its data in `directory`. Keeps its port over restarts; ends with the thread that starts it."""
+
+    def __init__(self, directory: Path, *flags: str, scheme: str = "http") -> None:
+        self.directory = directory
+        self.port = free_port()
+        self._flags = flags
+        self._scheme = scheme
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+        self._spawn()
+        self._wait_until_ready()
+
+    async def restart(self) -> None:
+        """Start it again from a test that runs on an event loop."""
+        self._spawn()
+        await asyncio.to_thread(self._wait_until_ready)
+
+    def kill(self) -> None:
+        """End it without a chance to say goodbye."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self.kill()
+
+    def _spawn(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        url = f"{self._scheme}://{self.endpoint}"
+        command = ["setpriv", "--pdeathsig", "KILL", "--", etcd_binary(), "--name=test", "--data-dir=data"]
+        command += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
+        command += [f"--listen-peer-urls={_PEER_URL}", f"--initial-advertise-peer-urls={_PEER_URL}"]
+        command += [f"--initial-cluster=test={_PEER_URL}", f"--initial-cluster-token={self.directory}"]
+        command += ["--logger=zap", "--log-outputs=stderr", *self._flags]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=self.directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while _READY not in (text := self._log.read_text()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"etcd did not start:\n{text}")
+            time.sleep(0.02)
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "etcd.log"
+
+
+EtcdFactory = Callable[..., EtcdServer]
+"""Called with etcd's flags, gives a started server that belongs to one test."""
