@@ -113,7 +113,7 @@ class MemoryStore:
             current = self._items.get(txn.read_on_failure) if txn.read_on_failure is not None else None
             return TxnResult(False, self.revision, current)
         if txn.lease and txn.puts and txn.lease not in self._leases:
-            raise NotFound(f"The lease {txn.lease} has ended; take a new lease.")
+            raise NotFound(f"the lease {txn.lease} has ended: take a new lease")
         self._record([*self._put(txn), *self._delete(txn.deletes)])
         return TxnResult(True, self.revision)
 

@@ -120,7 +120,7 @@ class EmbeddedEtcd:
 
     def _running(self) -> Process:
         if self._process is None:
-            raise Unavailable(f"The etcd in {self._directory} has not been started; start the agent.")
+            raise Unavailable(f"the etcd in {self._directory} has not been started: start the agent")
         return self._process
 
     def _claim(self) -> None:
@@ -129,8 +129,8 @@ class EmbeddedEtcd:
             self._pid_file.lock()
         except OSError as error:
             raise ConfigError(
-                f"The etcd directory {self._directory} cannot be used ({error.strerror}); "
-                "check who owns it, or choose another."
+                f"the etcd directory {self._directory} cannot be used ({error.strerror}): "
+                "check who owns it, or choose another"
             ) from error
 
     async def _end_leftover(self) -> None:
@@ -143,8 +143,8 @@ class EmbeddedEtcd:
             await self._launch()
         except _PortTakenError as error:
             raise ConfigError(
-                f"Port {self._port} of {_LOOPBACK} is taken, so etcd cannot listen there; "
-                "stop who uses it, or set another port for the embedded etcd."
+                f"port {self._port} of {_LOOPBACK} is taken, so etcd cannot listen there: "
+                "stop who uses it, or set another port for the embedded etcd"
             ) from error
 
     async def _launch_on_free_port(self) -> None:
@@ -152,7 +152,7 @@ class EmbeddedEtcd:
             self._port = _free_port()
             with suppress(_PortTakenError):
                 return await self._launch()
-        raise Unavailable(f"No free port for etcd was found on {_LOOPBACK} in {_PORT_ATTEMPTS} tries; start again.")
+        raise Unavailable(f"no free port for etcd was found on {_LOOPBACK} in {_PORT_ATTEMPTS} tries: start again")
 
     async def _launch(self) -> None:
         token = await asyncio.to_thread(self._prepare)
@@ -250,7 +250,7 @@ class EmbeddedEtcd:
     async def _not_started(self, what: str) -> Unavailable:
         path = self._directory / "etcd.log"
         reason = await asyncio.to_thread(_last_error, path)
-        return Unavailable(f"The embedded etcd {what}: {reason or 'it says nothing'}; see {path}.")
+        return Unavailable(f"the embedded etcd {what} ({reason or 'it says nothing'}): see {path}")
 
 
 async def _end(process: Process, grace_seconds: float) -> None:
@@ -267,7 +267,7 @@ async def _end(process: Process, grace_seconds: float) -> None:
 def _find(binary: str, advice: str) -> str:
     found = shutil.which(binary)
     if found is None:
-        raise ConfigError(f"There is no program {binary!r} on this machine; {advice}.")
+        raise ConfigError(f"there is no program {binary!r} on this machine: {advice}")
     return str(Path(found).absolute())
 
 

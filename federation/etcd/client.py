@@ -52,8 +52,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.keepalive_seconds < _MIN_KEEPALIVE_SECONDS:
             raise ConfigError(
-                f"The etcd keepalive of {self.keepalive_seconds} s is shorter than the {_MIN_KEEPALIVE_SECONDS:.0f} s "
-                "that etcd accepts from a client; set it to that or more."
+                f"the etcd keepalive of {self.keepalive_seconds} s is shorter than the {_MIN_KEEPALIVE_SECONDS:.0f} s "
+                "that etcd accepts from a client: set it to that or more"
             )
 
 
@@ -168,21 +168,21 @@ async def _target(endpoints: Sequence[str]) -> str:
     """
     pairs = [_host_and_port(endpoint) for endpoint in endpoints]
     if not pairs:
-        raise ConfigError("No etcd endpoint is given; set at least one as host:port.")
+        raise ConfigError("no etcd endpoint is given: set at least one as host:port")
     if len(pairs) == 1 and not _is_address(pairs[0][0]):
         return f"dns:///{pairs[0][0]}:{pairs[0][1]}"
     resolved = [await _resolve(host, port) for host, port in pairs]
     for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
         if all(family in addresses for addresses in resolved):
             return f"{scheme}:" + ",".join(addresses[family] for addresses in resolved)
-    raise ConfigError(f"The etcd endpoints {', '.join(endpoints)} mix IPv4 and IPv6; give all of one family.")
+    raise ConfigError(f"the etcd endpoints {', '.join(endpoints)} mix IPv4 and IPv6: give all of one family")
 
 
 def _host_and_port(endpoint: str) -> tuple[str, int]:
     host, _, port = endpoint.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"The etcd endpoint {endpoint!r} is not host:port; write it like 127.0.0.1:2379.")
+        raise ConfigError(f"the etcd endpoint {endpoint!r} is not host:port: write it like 127.0.0.1:2379")
     return host, int(port)
 
 
@@ -199,7 +199,7 @@ async def _resolve(host: str, port: int) -> dict[int, str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"The etcd host {host!r} cannot be resolved ({error}); check [etcd] endpoints.") from error
+        raise ConfigError(f"the etcd host {host!r} cannot be resolved ({error}): check [etcd] endpoints") from error
     addresses: dict[int, str] = {}
     for family, _, _, _, address in found:
         written = f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"

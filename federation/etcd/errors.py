@@ -61,7 +61,7 @@ def meaning(code: StatusCode, text: str, *, doing: str, where: str) -> Fedmarket
     lowered = text.lower()
     row = next(row for row in MEANINGS if row.code in (None, code) and row.text in lowered)
     detail = f"{code.name}: {text}"[:_LONGEST_DETAIL].rstrip(".")
-    return row.error(f"etcd at {where} failed to {doing} ({detail}); {row.advice}.")
+    return row.error(f"etcd at {where} failed to {doing} ({detail}): {row.advice}")
 
 
 def from_rpc(error: AioRpcError, *, doing: str, where: str) -> FedmarketError | Compacted:
@@ -71,4 +71,4 @@ def from_rpc(error: AioRpcError, *, doing: str, where: str) -> FedmarketError | 
 
 def no_answer(what: str, *, where: str) -> StoreUnavailable:
     """Return the error for an etcd that says nothing, or nothing that can be used."""
-    return StoreUnavailable(f"etcd at {where} {what}; {_UNAVAILABLE.advice}.")
+    return StoreUnavailable(f"etcd at {where} {what}: {_UNAVAILABLE.advice}")

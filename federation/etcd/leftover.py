@@ -25,7 +25,7 @@ class PidFile:
         except BlockingIOError:
             os.close(fd)
             raise ConfigError(
-                f"The etcd in {self._path.parent} belongs to another agent that is running; stop that agent first."
+                f"the etcd in {self._path.parent} belongs to another agent that is running: stop that agent first"
             ) from None
         self._fd = fd
 

@@ -15,12 +15,12 @@ def check(txn: Txn) -> None:
     operations = max(len(txn.guards) + len(txn.not_newer), len(txn.puts) + len(txn.deletes))
     if operations > MAX_OPERATIONS:
         raise TooLarge(
-            f"A transaction has {operations} operations and etcd takes {MAX_OPERATIONS}; "
-            "make the change in smaller parts."
+            f"a transaction has {operations} operations and etcd takes {MAX_OPERATIONS}: "
+            "make the change in smaller parts"
         )
     twice = (txn.puts.keys() & set(txn.deletes)) or len(set(txn.deletes)) < len(txn.deletes)
     if twice:
-        raise Internal("A transaction writes one key twice, which etcd does not allow; report this as a bug.")
+        raise Internal("a transaction writes one key twice, which etcd does not allow: report this as a bug")
 
 
 async def commit(client: EtcdClient, txn: Txn) -> TxnResult:
@@ -34,7 +34,7 @@ async def commit(client: EtcdClient, txn: Txn) -> TxnResult:
     except NoSpace as error:
         if await _was_left_out(client, txn):
             raise
-        raise StoreUnavailable(f"Whether a transaction was applied is unknown: {error}") from error
+        raise StoreUnavailable(f"whether a transaction was applied is unknown: {error}") from error
     return _result(txn, response)
 
 

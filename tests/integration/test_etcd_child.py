@@ -188,14 +188,14 @@ async def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) 
 async def test_a_configured_port_that_is_taken_is_a_clear_error(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 is taken"):
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
             await EmbeddedEtcd(directory, ChildSettings(binary=SETTINGS.binary, client_port=port)).start()
 
 
 async def test_an_etcd_of_someone_else_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
     async with EmbeddedEtcd(tmp_path / "theirs", SETTINGS) as theirs:
         port = int(theirs.endpoint.rpartition(":")[2])
-        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 is taken"):
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
             await EmbeddedEtcd(tmp_path / "ours", ChildSettings(binary=SETTINGS.binary, client_port=port)).start()
 
 
@@ -271,7 +271,7 @@ async def test_one_that_could_not_start_again_can_be_tried_again(directory: Path
         written = await put(etcd, "a")
         os.kill(etcd.pid, signal.SIGKILL)
         await etcd.wait()
-        with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigError, match=f"Port {port}"):
+        with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigError, match=f"port {port}"):
             await etcd.start()
         assert await etcd.wait() == -signal.SIGKILL  # it still counts as exited
         await etcd.start()

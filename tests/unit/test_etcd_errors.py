@@ -54,7 +54,7 @@ def test_a_message_says_where_what_and_what_to_do_next() -> None:
     )
     assert str(error) == (
         "etcd at 10.0.0.1:2379 failed to apply a transaction (RESOURCE_EXHAUSTED: etcdserver: mvcc: database space "
-        "exceeded); compact and defragment it, or raise its quota, then disarm its NOSPACE alarm."
+        "exceeded): compact and defragment it, or raise its quota, then disarm its NOSPACE alarm"
     )
 
 
