@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from federation.catalog import Catalog
 from federation.draft import ZONE_LOCAL_KINDS
 from federation.keys import FIRST_PRIVATE, IDS_PER_ZONE, ZONE_KIND, home_of, record_key
-from federation.records import Record, decode, kind_of
+from federation.records import PARENTS, Record, decode, kind_of
 from fedmarket.errors import BadInput, NotFound
 from fedmarket.pb.fedmarket.v1.record_pb2 import ZoneRecord
 
@@ -74,9 +74,13 @@ class View:
         return [found for record_id in ids if (found := self.get(message, record_id)) is not None]
 
     def children(self, message: type[M], parent: int) -> Sequence[int]:
-        """Return the ids of the records that belong to `parent`, ascending."""
+        """Return the ids of the records that belong to `parent`, ascending.
+
+        Only those of the catalog that holds `parent` do: a record of another zone cannot put itself there.
+        """
         kind = kind_of(message)
-        return sorted(i for catalog in self._catalogs(kind) for i in catalog.index.children(kind, parent))
+        catalog = self._catalog(PARENTS[kind][0], parent)
+        return sorted(catalog.index.children(kind, parent)) if catalog else []
 
     def zone_name(self, zone: int) -> str:
         """Return the name that a zone gives itself; its number where that is not known yet."""

@@ -93,6 +93,10 @@ class ImageService:
     ) -> int:
         """Commit an image that is LOCKED until its bytes are here; return its id. Raises AlreadyExists, BadInput."""
         check_name(new.name, "image")
+        if new.type not in ImageType.values():
+            raise BadInput(
+                f"there is no image type {new.type}: choose one of those that `fedmarket image import` knows"
+            )
         if datastore.message.state != DATASTORE_STATE_READY:
             raise Refused(f"datastore {datastore.message.name!r} is not in zone.toml any more: choose another one")
         store = self._stores.datastore(datastore)

@@ -46,7 +46,7 @@ class MarketService:
         """
         check_name(name, "market")
         known = market_driver(driver)
-        private = (_SCOPES[known.scope] if scope == SCOPE_UNSPECIFIED else scope) == SCOPE_ZONE
+        private = _scope(scope, known.scope) == SCOPE_ZONE
         kept = {key: _check_attribute(key, value) for key, value in attributes.items()}
         self._check_name_is_free(name)
         store = self._stores.market_driver(0, driver, kept)
@@ -88,6 +88,14 @@ class MarketService:
     def _check_name_is_free(self, name: str) -> None:
         for clash in self._view.named(MarketRecord, name):
             raise taken("market", name, clash.id, self._view.zone_name(clash.home))
+
+
+def _scope(wanted: Scope.ValueType, default: str) -> Scope.ValueType:
+    if wanted == SCOPE_UNSPECIFIED:
+        return _SCOPES[default]
+    if wanted not in _SCOPES.values():
+        raise BadInput(f"there is no scope {wanted}: choose federation or zone")
+    return wanted
 
 
 def _check_attribute(name: str, value: str) -> str:

@@ -12,6 +12,7 @@ from federation.head import SealedHead
 from federation.link.link import LinkStatus
 from federation.link.sink import State
 from federation.view import Found, View
+from fedmarket.errors import BadInput
 from fedmarket.pb.fedmarket.v1 import app_pb2, common_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
 from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, ImageRecord, MarketRecord
 from zone_agent.jobs import Job
@@ -28,8 +29,14 @@ MAX_PAGE = 1000
 
 
 def ref(message: common_pb2.Ref) -> int | str:
-    """Return what a Ref names."""
-    return message.name if message.WhichOneof("ref") == "name" else message.id
+    """Return what a Ref names. Raises BadInput if it names nothing."""
+    match message.WhichOneof("ref"):
+        case "id":
+            return message.id
+        case "name" if message.name:
+            return message.name
+        case _:
+            raise BadInput("the request does not say which one is meant: give an id or a name")
 
 
 def paged(page: common_pb2.Page, read: Callable[[int, int], Sequence[Found[M]]]) -> tuple[Sequence[Found[M]], int]:
@@ -78,6 +85,8 @@ class Projector:
         """Return an app."""
         m = found.message
         market = self._view.get(MarketRecord, m.market_id)
+        if market is not None and market.home != found.home:
+            market = None  # an app is only ever in a market of its own zone, whatever its record says
         attributes = attributes_of(m.template)
         shown = app_pb2.App(
             id=found.id,
