@@ -149,7 +149,7 @@ class Catalog:
         self._stored_head_revision = next((i.mod_revision for i in snapshot.items if i.key == self.prefix + HEAD), 0)
         self._applied = snapshot.revision
         self._direct.clear()
-        self._stored, self._stored_head = Tree.of(records), head or b""
+        self._stored, self._stored_head = Tree.of(records), (head.value if head else None) or b""
         if not self._stored_head:
             self._show_mix()
             return
@@ -197,7 +197,8 @@ class Catalog:
         if head is None:
             self.syncing = True
             return
-        self._stored_head, self._stored_head_revision = head, revision.revision if head else 0
+        self._stored_head = head.value or b""
+        self._stored_head_revision = 0 if head.value is None else revision.revision
         self._take_head()
 
     def _take_head(self) -> None:
@@ -239,14 +240,14 @@ class Catalog:
             self._shown = self._stored
             self.index.update(self._shown, changed)
 
-    def _split(self, changes: Iterable[Change]) -> tuple[dict[str, bytes | None], bytes | None]:
-        """Return the records among `changes`, and the head: b"" if it was deleted, None if it is not among them."""
+    def _split(self, changes: Iterable[Change]) -> tuple[dict[str, bytes | None], Change | None]:
+        """Return the records among `changes`, and the change of the head, if it is among them."""
         records: dict[str, bytes | None] = {}
-        head: bytes | None = None
+        head: Change | None = None
         for change in changes:
             key = change.key.removeprefix(self.prefix)
             if key == HEAD:
-                head = change.value or b""
+                head = change
             elif not key.startswith(LOST + "/"):
                 try:
                     parse_record_key(key)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from federation.head import FEDERATION, CatalogId, Head, Pair
 from fedmarket.errors import ConfigError
+from fedmarket.threads import in_thread
 
 NONE = "none"
 _NAMES: dict[CatalogId, str] = {FEDERATION: "federation"}
@@ -66,12 +67,17 @@ class HighWater:
                 await self.flush()
                 await asyncio.sleep(interval_seconds)
         finally:
-            _write(self._path, self._text())
+            await self.flush()
 
     async def flush(self) -> None:
         """Write what was noted now."""
         self._dirty.clear()
-        await asyncio.to_thread(_write, self._path, self._text())
+        text = self._text()
+        try:
+            await in_thread(lambda: _write(self._path, text))
+        except OSError:
+            self._dirty.set()
+            raise
 
     def _text(self) -> dict[str, object]:
         return {name: NONE if mark is None else _as_json(mark) for name, mark in self._marks.items()}

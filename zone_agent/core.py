@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator
@@ -65,7 +66,8 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
     key = ZoneKey.load(config.layout.key)
     high_water = HighWater(config.layout.high_water)
     keyspace = Keyspace(config.etcd.prefix, config.zone.id)
-    agent = f"{socket.gethostname()}/{os.getpid()}"
+    # Unique also where a container gives every agent the same process id: what it holds in etcd bears this name.
+    agent = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
         parts: dict[str, Part] = {"high-water mark": high_water.run}
         endpoints = config.etcd.endpoints

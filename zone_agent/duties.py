@@ -24,6 +24,8 @@ class Duties:
         self._check = check_seconds
         self._lease: Lease | None = None
         self._held: set[str] = set()
+        self._let_go: set[str] = set()
+        """Released, but etcd does not know yet."""
         self._ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -35,8 +37,9 @@ class Duties:
                     await self._put(lease, name)
                 self._ready.set()
                 try:
-                    while not lease.lost:  # noqa: ASYNC110 -- the lease is a state, not an event
+                    while not lease.lost:
                         await asyncio.sleep(self._check)
+                        await self._free()
                 finally:
                     self._lease = None
                     self._ready.clear()
@@ -54,16 +57,15 @@ class Duties:
             return True
         if not await self._put(lease, name):
             return False
+        self._let_go.discard(name)
         self._held.add(name)
         return True
 
     async def release(self, name: str) -> None:
-        """Let go of a duty. If etcd does not answer, its key goes with the lease."""
+        """Let go of a duty; if etcd does not answer, as soon as it does."""
         self._held.discard(name)
-        try:
-            await self._store.txn(Txn({}, deletes=[self._keyspace.duty(name)]))
-        except FedmarketError as error:
-            log.warning("duty %s is released late: %s", name, error.message)
+        self._let_go.add(name)
+        await self._free()
 
     async def all(self) -> frozenset[str]:
         """Return the names of all duties that some agent of the zone holds now."""
@@ -75,6 +77,19 @@ class Duties:
         """Drop the duties of agents that are known to be dead, before their leases end. Called before `run`."""
         for name in await self.all():
             await self._store.txn(Txn({}, deletes=[self._keyspace.duty(name)]))
+
+    async def _free(self) -> None:
+        """Remove the keys of what was let go, unless another agent holds it by now."""
+        for name in sorted(self._let_go):
+            key = self._keyspace.duty(name)
+            try:
+                stored = await self._store.get(key)
+                if stored is not None and stored.value == self._agent:
+                    await self._store.txn(Txn({key: stored.mod_revision}, deletes=[key]))
+            except FedmarketError as error:
+                log.warning("duty %s is released later: %s", name, error.message)
+                return
+            self._let_go.discard(name)
 
     async def _current(self) -> Lease:
         try:

@@ -15,6 +15,7 @@ from enum import Enum
 
 from federation.pulse import Pulse
 from fedmarket.errors import Cancelled, FedmarketError, Internal, NotFound, Refused
+from fedmarket.threads import to_the_end
 from zone_agent.duties import Duties
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,9 @@ class Jobs:
             raise Refused("the agent is starting or stopping: try again in a moment")
         await self.enter(job)
         job.task = tasks.create_task(self._run(job, work, failed))
+        await asyncio.sleep(
+            0
+        )  # a task that is cancelled before its first step never runs, and could not say that it ended
 
     async def enter(self, job: Job) -> None:
         """Make a job known that is run by the caller, who must call `leave`."""
@@ -134,8 +138,9 @@ class Jobs:
         job = self.running(fence)
         if job is None or job.task is None:
             return
-        job.cancelled = True
-        job.task.cancel()
+        if not job.cancelled:
+            job.cancelled = True
+            job.task.cancel()
         while job.state is JobState.RUNNING:
             await job.pulse.wait()
 
@@ -150,9 +155,12 @@ class Jobs:
         """Yield a job now, whenever it may have moved, and once more at its end."""
         job = self.get(job_id)
         while True:
+            last = job.state is not JobState.RUNNING
             yield job
-            if job.state is not JobState.RUNNING:
+            if last:
                 return
+            if job.state is not JobState.RUNNING:
+                continue
             try:
                 async with asyncio.timeout(self._watch_seconds):
                     await job.pulse.wait()
@@ -171,6 +179,9 @@ class Jobs:
         except Exception:  # the supervisor of one job: the others go on
             log.exception("job %s failed", job.id)
             error = Internal("the job failed for a reason that is in the agent's log: report it")
+        await to_the_end(self._finish(job, failed, error))
+
+    async def _finish(self, job: Job, failed: Failed, error: FedmarketError | None) -> None:
         if error is not None:
             await self._tell(job, failed, error)
         await self.leave(job, error)
@@ -181,6 +192,8 @@ class Jobs:
             await failed(error)
         except FedmarketError as also:
             log.warning("job %s: its end could not be recorded now: %s", job.id, also.message)
+        except Exception:  # the supervisor of one job: the others go on
+            log.exception("job %s: its end could not be recorded", job.id)
 
     async def leave(self, job: Job, error: FedmarketError | None) -> None:
         """Say that a job that was entered has ended."""

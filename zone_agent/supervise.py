@@ -41,6 +41,9 @@ async def supervise(name: str, part: Part, backoff: Backoff) -> None:
             log.warning("%s failed: %s", name, error.message)
         except Exception:  # the supervisor: whatever happened, the other parts go on and this one is tried again
             log.exception("%s failed", name)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # its end failed in turn, and hid that it was to end
         failures = 1 if time.monotonic() - started > SETTLED_SECONDS else failures + 1
         await asyncio.sleep(backoff.delay(failures))
 

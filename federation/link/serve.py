@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from federation.head import Pair
@@ -40,7 +41,8 @@ async def serve(
         try:
             await _talk(source, stream, inbox, wake, catch_up, settings)
         except Refusal as refusal:
-            await stream.send(refusal.message)
+            with suppress(StreamBroken):
+                await stream.send(refusal.message)
         except StreamBroken:
             pass  # the follower went away: nothing of ours depends on it
         finally:

@@ -48,6 +48,9 @@ class Source:
         self._greeted = False
         self._sent: SealedHead | None = None
         self._diff: CatalogState | None = None
+        """The state whose buckets the follower fetches."""
+        self._unacknowledged: Pair | None = None
+        """The head of a DIFF that the follower has not stored yet: until then it is told nothing else."""
         self._out: Iterator[FromSource] = iter(())
 
     @property
@@ -81,7 +84,7 @@ class Source:
     def next(self) -> FromSource | None:
         """Return the next message to send, or None if there is nothing to say now."""
         message = next(self._out, None)
-        if message is not None or not self._greeted or self._diff is not None or self._sent is None:
+        if message is not None or self._unacknowledged is not None or self._sent is None:
             return message
         entry = self._ring.after(self._sent.pair)
         if entry is not None and entry.head.head.prev == self._sent.hash:
@@ -105,7 +108,7 @@ class Source:
                 f"{hello.protocol_min} to {hello.protocol_max}: upgrade the older one",
             )
         state = self._state()
-        self._greeted, self._diff = True, None
+        self._greeted, self._diff, self._unacknowledged = True, None, None
         welcome = FromSource(welcome=Welcome(protocol=protocol, head=state.head.signed, yours=self._yours()))
         have = self._known(hello.have) if hello.HasField("have") and not hello.diff else None
         if have is None:
@@ -124,7 +127,7 @@ class Source:
         return have if have is not None and self._ring.holds(have) else None
 
     def _start_diff(self, state: CatalogState) -> FromSource:
-        self._diff, self._sent = state, state.head
+        self._diff, self._sent, self._unacknowledged = state, state.head, state.head.pair
         return FromSource(diff=Diff(head=state.head.signed, buckets=state.tree.digests))
 
     def _want(self, want: Want) -> None:
@@ -152,8 +155,8 @@ class Source:
         yield FromSource(bucket=part)
 
     def _ack(self, pair: Pair) -> None:
-        if self._diff is not None and pair == self._diff.head.pair:
-            self._diff = None
+        if pair == self._unacknowledged:
+            self._diff = self._unacknowledged = None
 
     def _state(self) -> CatalogState:
         if self._ring.state is None:

@@ -3,7 +3,7 @@
     python -m tests.bench.replication [--changes N] [--clients N] [--json]
 
 Two zones in one process, each with an etcd of its own; the stream between them is in memory. The alternative in the
-same run: one etcd transaction per change, without heads, which is the most that a catalog without group commit could do.
+same run: one etcd transaction per change, without heads: the most that a catalog without group commit could do.
 """
 
 import argparse

@@ -332,7 +332,7 @@ def follows(zone: Zone) -> bool:
 def holds(zone: Zone, home: Zone) -> bool:
     """Say whether the replica that `zone` has of `home` is what `home` has now."""
     theirs: FederationStatusResponse = home.native.status()
-    own = getattr(theirs, "self").head
+    own = theirs.self.head
     here = next(seen.here for seen in zone.native.status().links if seen.zone_id == home.id)
     return (here.epoch, here.root, here.count) == (own.epoch, own.root, own.count)
 

@@ -1,6 +1,7 @@
 """The native gRPC API as a program meets it: what it offers, whom it lets in, and what breaks off half way."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -15,7 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from fedmarket.pb.fedmarket.v1 import app_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_FEDERATION, SCOPE_ZONE, Page, Ref
 from fedmarket.pb.fedmarket.v1.image_pb2 import ImportImageRequest, ImportStart
-from fedmarket.pb.fedmarket.v1.record_pb2 import IMAGE_STATE_LOCKED
+from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY, IMAGE_STATE_LOCKED
 from tests.support.native import SECONDS, Native, code, parts, ref, refused
 from tests.support.zones import Zone, until
 
@@ -248,6 +249,25 @@ def test_an_import_that_is_cancelled_half_way_leaves_nothing(alone: Zone) -> Non
     until(lambda: kept(alone) == before, "nothing is left of the import")
 
 
+def test_imports_that_are_cancelled_at_any_moment_leave_nothing(alone: Zone) -> None:
+    """Also while the record is being committed, and while the space is being reserved."""
+    native, before = alone.native, kept(alone)
+    for delay in range(40):
+        go_on = threading.Event()
+
+        def slowly(go_on: threading.Event = go_on) -> Iterator[bytes]:
+            yield bytes(MIB)
+            go_on.wait(SECONDS)
+
+        call = native.images.Import.future(
+            parts(f"cancelled-{delay}", 512 * MIB, slowly()), metadata=native.metadata, timeout=SECONDS
+        )
+        time.sleep(delay / 1000)
+        call.cancel()
+        go_on.set()
+    until(lambda: kept(alone) == before, "nothing is left of the imports")
+
+
 def test_a_name_that_an_import_holds_is_free_again_when_it_was_cancelled(alone: Zone) -> None:
     native = alone.native
     with refused(grpc.StatusCode.DATA_LOSS, "corrupt"):
@@ -411,5 +431,25 @@ def test_deleting_an_app_ends_the_upload_that_makes_it(alone: Zone, tmp_path: Pa
     ended = native.wait(begun.job_id)
     assert ended.state == job_pb2.JOB_STATE_FAILED
     assert alone.files(of=("markets",)).count(f"markets/{market.id}/") == 0
+    native.delete_market(market.id)
+    native.delete_image(image.id)
+
+
+def test_a_create_whose_client_goes_away_at_any_moment_is_done_or_was_never_begun(alone: Zone) -> None:
+    native = alone.native
+    image = native.import_image("left-alone", b"left alone")
+    market = native.create_market("left-alone", SCOPE_ZONE)
+    of_market = app_pb2.ListAppsRequest(market=ref(market.id))
+    for delay in range(0, 40, 2):
+        request = app_pb2.CreateAppRequest(name=f"left-{delay}", image=ref(image.id), market=ref(market.id))
+        call = native.apps.Create.future(request, metadata=native.metadata, timeout=SECONDS)
+        time.sleep(delay / 1000)
+        call.cancel()
+    until(
+        lambda: all(app.state == APP_STATE_READY for app in native.call(native.apps.List, of_market).apps),
+        "every app that was begun is READY",
+    )
+    for app in native.call(native.apps.List, of_market).apps:
+        native.delete_app(app.id)
     native.delete_market(market.id)
     native.delete_image(image.id)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
@@ -176,17 +178,19 @@ def test_a_hello_that_does_not_hold_is_refused(watched: Zone, messages: list[Fro
 
 def test_a_key_that_berlin_has_not_pinned_gets_no_connection(watched: Zone) -> None:
     for zone in (100, LIMA, 8):
-        with dialled(watched, as_zone(watched, zone, ZoneKey.generate())) as stub:
-            with refused(grpc.StatusCode.UNAVAILABLE):
-                stub.Locate(LocateRequest(app_id=100), timeout=SECONDS)
+        unknown = as_zone(watched, zone, ZoneKey.generate())
+        with dialled(watched, unknown) as stub, refused(grpc.StatusCode.UNAVAILABLE):
+            stub.Locate(LocateRequest(app_id=100), timeout=SECONDS)
 
 
 def test_a_client_without_a_certificate_gets_no_connection(watched: Zone) -> None:
     trusted = grpc.ssl_channel_credentials(anchor(PublicKey.parse(watched.key), watched.id))
     options = [("grpc.ssl_target_name_override", f"zone-{watched.id}.fedmarket")]
-    with grpc.secure_channel(f"127.0.0.1:{watched.peer}", trusted, options) as channel:
-        with refused(grpc.StatusCode.UNAVAILABLE):
-            PeerServiceStub(channel).Locate(LocateRequest(app_id=100), timeout=SECONDS)
+    with (
+        grpc.secure_channel(f"127.0.0.1:{watched.peer}", trusted, options) as channel,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        PeerServiceStub(channel).Locate(LocateRequest(app_id=100), timeout=SECONDS)
 
 
 def test_a_certificate_by_a_pinned_key_that_names_another_pinned_zone_is_denied(watched: Zone) -> None:
@@ -228,9 +232,22 @@ def test_locate_tells_of_a_federated_app_and_of_no_other(watched: Zone) -> None:
         found = stub.Locate(LocateRequest(app_id=open_app.id), timeout=SECONDS)
         assert (found.sha256.hex(), found.size_bytes) == (open_app.sha256, 5)
         assert [source.zone_id for source in found.sources] == [0]
+        assert_read_by_its_url_only(found.sources[0].url, b"bytes")
         for unknown in (private_app.id, 100_000_100, 0, -1, open_app.id + 1000):
             with refused(grpc.StatusCode.NOT_FOUND, "not-found"):
                 stub.Locate(LocateRequest(app_id=unknown), timeout=SECONDS)
+
+
+def assert_read_by_its_url_only(url: str, content: bytes) -> None:
+    """Read by ranges what a signed URL is for, and nothing by a URL that was changed."""
+    with urlopen(Request(url, headers={"Range": "bytes=1-3"}), timeout=SECONDS) as answer:
+        assert (answer.status, answer.read()) == (206, content[1:4])
+    path, _, query = url.partition("?")
+    for changed in (path, f"{path}x?{query}", f"{path}?{query[:-1]}", url.replace("expires=", "expires=9")):
+        with pytest.raises(HTTPError) as caught:
+            urlopen(changed, timeout=SECONDS)
+        assert caught.value.code == 403
+        caught.value.close()
 
 
 def test_no_record_of_a_zone_scope_market_is_sent_to_a_peer(watched: Zone) -> None:

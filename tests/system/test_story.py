@@ -16,8 +16,9 @@ from fedmarket.pb.fedmarket.v1.app_pb2 import App
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_ZONE
 from fedmarket.pb.fedmarket.v1.image_pb2 import Datastore, Image
 from fedmarket.pb.fedmarket.v1.market_pb2 import Market
-from fedmarket.pb.fedmarket.v1.zone_pb2 import HeadSummary, Link, Zone as ZoneMessage
 from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_LOCKED
+from fedmarket.pb.fedmarket.v1.zone_pb2 import HeadSummary, Link
+from fedmarket.pb.fedmarket.v1.zone_pb2 import Zone as ZoneMessage
 from tests.support.native import refused
 from tests.support.web import serving
 from tests.support.zones import Pair, Zone, until
@@ -231,8 +232,8 @@ def test_a_market_of_zone_scope_and_its_apps_are_not_seen_elsewhere(pair: Pair) 
     until(lambda: "after-own" in pair.tokyo.native.market_names(), "tokyo sees what was made later")
     assert "own-market" not in pair.tokyo.native.market_names()
     assert "own-app" not in pair.tokyo.native.app_names()
-    assert NOT_FOUND == pair.tokyo.cli("app", "show", str(app.id)).status
-    assert NOT_FOUND == pair.tokyo.cli("app", "export", "own-app", "-d", "default", "--name", "x").status
+    assert pair.tokyo.cli("app", "show", str(app.id)).status == NOT_FOUND
+    assert pair.tokyo.cli("app", "export", "own-app", "-d", "default", "--name", "x").status == NOT_FOUND
     assert not [key for key, (value, _) in pair.tokyo.dump().items() if b"own-app" in value or b"own-market" in value]
     assert pair.berlin.native.export("own-app", "own-again").sha256 == app.sha256
 
@@ -290,7 +291,7 @@ def test_names_and_ids_mean_the_same_and_a_zone_can_be_named_with_a_name(pair: P
         seen(zone, "named")
         shown = [zone.ask("app", "show", which) for which in ("named", str(app.id), "named@berlin", "named@0")]
         assert shown == [shown[0]] * 4
-        assert NOT_FOUND == zone.cli("app", "show", "named@tokyo").status
+        assert zone.cli("app", "show", "named@tokyo").status == NOT_FOUND
         assert [row["name"] for row in zone.ask("app", "list", "--market", "named@berlin")] == ["named"]
     assert pair.berlin.ask("image", "show", str(image.id))["name"] == "named"
 

@@ -18,13 +18,13 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     ImageRecord,
     MarketRecord,
 )
+from fedmarket.threads import in_thread, uninterrupted
 from zone_agent.jobs import Job, JobKind, Jobs, fence_of
 from zone_agent.services.catalogs import Catalogs, edit, require, taken
 from zone_agent.services.images import ImageService, require_readable
 from zone_agent.services.principal import DEFAULT_MODE, Principal
 from zone_agent.services.upload import Upload
 from zone_agent.stores import Stores, template_of
-from zone_agent.threads import in_thread
 
 
 class AppService:
@@ -49,6 +49,7 @@ class AppService:
         """Return one app. Raises NotFound."""
         return self._view.resolve(AppRecord, ref)
 
+    @uninterrupted
     async def create(
         self,
         principal: Principal,
@@ -90,6 +91,7 @@ class AppService:
             raise
         return self.show(app_id), job
 
+    @uninterrupted
     async def delete(self, ref: int | str) -> int:
         """Delete an app of this zone with its bytes, and return its id; what was half deleted is deleted again.
 

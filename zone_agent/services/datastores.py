@@ -13,11 +13,11 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     DatastoreRecord,
     ImageRecord,
 )
+from fedmarket.threads import in_thread
 from zone_agent.config import DatastoreSettings
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.services.principal import Principal
 from zone_agent.stores import Stores, template_of
-from zone_agent.threads import in_thread
 
 
 class DatastoreService:

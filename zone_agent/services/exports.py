@@ -13,13 +13,13 @@ from federation.view import Found
 from fedmarket.digests import Digests, Hasher
 from fedmarket.errors import BadInput, FedmarketError, Refused
 from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, ImageRecord
+from fedmarket.threads import in_thread, staged, uninterrupted
 from zone_agent.jobs import Job, JobKind, Jobs
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.services.images import ImageService, NewImage
 from zone_agent.services.locate import Location, Locator, require_ready
 from zone_agent.services.principal import Principal
 from zone_agent.stores import Stores
-from zone_agent.threads import in_thread, staged
 from zone_agent.transfer.fetch import fetch
 from zone_agent.transfer.relay import stream
 from zone_agent.transfer.settings import TransferSettings
@@ -51,6 +51,7 @@ class ExportService:
         self._transfer = transfer
         self._conversion = conversion
 
+    @uninterrupted
     async def export(
         self, principal: Principal, app_ref: int | str, datastore_ref: int | str, name: str, wanted: str
     ) -> tuple[Found[ImageRecord], Job]:

@@ -3,8 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from drivers.capabilities import Deletable, OnDisk, Staging, Writable
 from drivers.datastore.formats import HEADER_BYTES, ImageFormat, detect
@@ -26,11 +27,11 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     ImageState,
     ImageType,
 )
+from fedmarket.threads import in_thread, staged, to_the_end, uninterrupted
 from zone_agent.jobs import Job, JobKind, Jobs, fence_of
 from zone_agent.services.catalogs import Catalogs, edit, require, taken
 from zone_agent.services.principal import DEFAULT_MODE, Principal
 from zone_agent.stores import Stores
-from zone_agent.threads import in_thread, staged
 from zone_agent.transfer.spool import Spool
 
 
@@ -76,17 +77,8 @@ class ImageService:
         if new.size <= 0:
             raise BadInput("an image needs at least one byte: give a file that is not empty")
         datastore = self._view.resolve(DatastoreRecord, new.datastore)
-        image_id = await self.lock(principal, new, datastore)
-        job = Job(JobKind.IMPORT, image_id)
-        try:
-            await self._jobs.enter(job)
-            await self._receive(job, self.show(image_id).message.object, new, datastore, chunks)
-        except BaseException as error:
-            reason = error if isinstance(error, FedmarketError) else Cancelled("the import was broken off")
-            await asyncio.shield(self._undo(job, reason))
-            raise
-        await self._jobs.leave(job, None)
-        return self.show(image_id)
+        intake = _Intake()
+        return await to_the_end(self._import(principal, new, datastore, chunks, intake), intake.break_off)
 
     async def lock(
         self, principal: Principal, new: NewImage, datastore: Found[DatastoreRecord], **template: str
@@ -177,6 +169,7 @@ class ImageService:
 
         await self._change(image_id, change)
 
+    @uninterrupted
     async def delete(self, ref: int | str) -> int:
         """Delete an image with its bytes, and return its id. Raises Refused if it is in use."""
         image = self.show(ref)
@@ -196,6 +189,26 @@ class ImageService:
         await self._remove(image)
         return image.id
 
+    async def _import(
+        self,
+        principal: Principal,
+        new: NewImage,
+        datastore: Found[DatastoreRecord],
+        chunks: AsyncIterator[bytes],
+        intake: "_Intake",
+    ) -> Found[ImageRecord]:
+        """Import to the end, or undo to the end; only the intake of the bytes can be broken off."""
+        image_id = await self.lock(principal, new, datastore)
+        job = Job(JobKind.IMPORT, image_id)
+        try:
+            await self._jobs.enter(job)
+            await intake.take(self._receive(job, self.show(image_id).message.object, new, datastore, chunks))
+        except FedmarketError as error:
+            await self._undo(job, error)
+            raise
+        await self._jobs.leave(job, None)
+        return self.show(image_id)
+
     async def _receive(
         self, job: Job, name: str, new: NewImage, datastore: Found[DatastoreRecord], chunks: AsyncIterator[bytes]
     ) -> None:
@@ -209,8 +222,10 @@ class ImageService:
         await self.ready(job.object_id, digests, found)
 
     async def _undo(self, job: Job, reason: FedmarketError) -> None:
-        await self.drop(job.object_id)
-        await self._jobs.leave(job, reason)
+        try:
+            await self.drop(job.object_id)
+        finally:
+            await self._jobs.leave(job, reason)
 
     async def _remove(self, image: Found[ImageRecord]) -> None:
         """Remove the bytes, then the record."""
@@ -235,6 +250,30 @@ def require_readable(image_id: int, image: ImageRecord) -> None:
             f"image {image.name!r} is {word}, and only one that is READY can be uploaded: "
             f"look at `fedmarket image show {image_id}`"
         )
+
+
+class _Intake:
+    """The part of an import that waits for its client."""
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._taking: asyncio.Future[None] | None = None
+
+    def break_off(self) -> None:
+        """Stop: the client has gone."""
+        self._gone = True
+        if self._taking is not None:
+            self._taking.cancel()
+
+    async def take(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, unless or until it is broken off. Raises Cancelled."""
+        self._taking = asyncio.ensure_future(work)
+        if self._gone:
+            self._taking.cancel()
+        try:
+            await self._taking
+        except asyncio.CancelledError:
+            raise Cancelled("the import was broken off: start it again") from None
 
 
 async def _take(staging: Staging, size: int, chunks: AsyncIterator[bytes], job: Job) -> tuple[Digests, bytes]:

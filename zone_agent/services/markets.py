@@ -12,10 +12,10 @@ from fedmarket.errors import BadInput, Refused
 from fedmarket.names import check_name
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_FEDERATION, SCOPE_UNSPECIFIED, SCOPE_ZONE, Scope
 from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, MarketRecord
+from fedmarket.threads import in_thread, uninterrupted
 from zone_agent.services.catalogs import Catalogs, require, taken
 from zone_agent.services.principal import DEFAULT_MODE, Principal
 from zone_agent.stores import Stores, template_of
-from zone_agent.threads import in_thread
 
 _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 _SCOPES = {"federation": SCOPE_FEDERATION, "zone": SCOPE_ZONE}
@@ -37,6 +37,7 @@ class MarketService:
         """Return one market. Raises NotFound."""
         return self._view.resolve(MarketRecord, ref)
 
+    @uninterrupted
     async def create(
         self, principal: Principal, name: str, driver: str, scope: Scope.ValueType, attributes: Mapping[str, str]
     ) -> Found[MarketRecord]:
@@ -68,6 +69,7 @@ class MarketService:
 
         return self.show(await self._catalogs.change(change, private=private))
 
+    @uninterrupted
     async def delete(self, ref: int | str) -> int:
         """Delete an empty market of this zone, and return its id. Raises Refused if it holds apps, NotHome."""
         market = self.show(ref)

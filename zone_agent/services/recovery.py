@@ -7,7 +7,7 @@ etcd of its own knows that nobody else is at work, and clears at once.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from drivers.capabilities import Deletable, Writable
 from federation.view import Found
@@ -21,13 +21,13 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     ImageRecord,
     MarketRecord,
 )
+from fedmarket.threads import in_thread
 from zone_agent.duties import Duties
 from zone_agent.jobs import JobKind, fence_of
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.services.images import ImageService
 from zone_agent.services.upload import Upload
 from zone_agent.stores import Stores
-from zone_agent.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Recovery:
         unheld: set[str] = set()
 
         def abandoned(fence: str) -> bool:
-            if fence in held:
+            if fence in held or fence.rpartition("-")[0] in held:  # a job may stage more than one blob
                 return False
             unheld.add(fence)
             return alone or fence in self._suspects
@@ -70,17 +70,24 @@ class Recovery:
         for app in self._view.page(AppRecord, -1, _ALL):
             locked = app.home == self._view.zone and app.message.state == APP_STATE_LOCKED
             if locked and abandoned(fence_of(JobKind.CREATE, app.id)):
-                await self._clear_app(app)
+                await self._try(self._clear_app(app), f"app {app.id}")
         for image in self._view.page(ImageRecord, -1, _ALL):
             locked = image.message.state in {IMAGE_STATE_DELETE, IMAGE_STATE_LOCKED}
             if locked and abandoned(fence_of(JobKind.EXPORT, image.id)):
-                await self._clear_image(image)
+                await self._try(self._clear_image(image), f"image {image.id}")
             for app_id in list(image.message.app_clones):
                 if abandoned(fence_of(JobKind.CREATE, app_id)):
-                    await self._images.release(image.id, app_id)
+                    await self._try(self._images.release(image.id, app_id), f"image {image.id}")
         for store in self._all_stores():
-            await self._sweep(store, lambda fence: not abandoned(fence))
+            await self._try(self._sweep(store, lambda fence: not abandoned(fence)), "staging")
         self._suspects = unheld
+
+    async def _try(self, clearing: Awaitable[None], what: str) -> None:
+        """Clear one thing; what cannot be cleared now does not keep the rest from it."""
+        try:
+            await clearing
+        except FedmarketError as error:
+            log.warning("%s could not be cleared, and is tried again: %s", what, error.message)
 
     async def _clear_app(self, app: Found[AppRecord]) -> None:
         market = self._view.resolve(MarketRecord, app.message.market_id)
@@ -107,10 +114,6 @@ class Recovery:
     async def _sweep(self, store: object, running: Callable[[str], bool]) -> None:
         if not isinstance(store, Writable):
             return
-        try:
-            swept = await in_thread(lambda: store.sweep(running))
-        except FedmarketError as error:
-            log.warning("staging could not be swept: %s", error.message)
-        else:
-            if swept:
-                log.info("%d leftovers were swept from staging", swept)
+        swept = await in_thread(lambda: store.sweep(running))
+        if swept:
+            log.info("%d leftovers were swept from staging", swept)

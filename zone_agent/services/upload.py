@@ -1,13 +1,14 @@
 """The work of creating an app: an image's bytes into the market, hashed on the way, then READY."""
 
+import logging
 import time
 from collections.abc import Callable
 
-from drivers.capabilities import Published, Readable, Writable
+from drivers.capabilities import Deletable, Published, Readable, Writable
 from drivers.copy import copy_blob
 from federation.view import Found
 from fedmarket.digests import Digests, Hasher
-from fedmarket.errors import FedmarketError, Refused
+from fedmarket.errors import FedmarketError, NotFound, Refused
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     APP_STATE_ERROR,
     APP_STATE_READY,
@@ -17,11 +18,13 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     ImageRecord,
     MarketRecord,
 )
+from fedmarket.threads import in_thread
 from zone_agent.jobs import Job
 from zone_agent.services.catalogs import Catalogs, edit
 from zone_agent.services.images import ImageService
 from zone_agent.stores import Stores
-from zone_agent.threads import in_thread
+
+log = logging.getLogger(__name__)
 
 
 class Upload:
@@ -42,11 +45,14 @@ class Upload:
         self._app_id = app_id
         self._image_id = image_id
         self._market = market
+        self._object = ""
+        """What may have been stored."""
 
     async def run(self, job: Job) -> None:
         """Copy the bytes, publish them, and make the app READY."""
         image = self._catalogs.view.resolve(ImageRecord, self._image_id).message
         app = self._catalogs.view.resolve(AppRecord, self._app_id).message
+        self._object = app.object
         job.begin("hashing", image.size_bytes)
         digests = await in_thread(lambda: self._copy(job, image, app.object), lambda: setattr(job, "cancelled", True))
         job.begin("publishing", image.size_bytes)
@@ -73,8 +79,13 @@ class Upload:
             message.state = APP_STATE_ERROR
             message.error.CopyFrom(Failure(text=error.message, time=int(time.time())))
 
-        await self._change_app(failed)
-        await self._images.release(self._image_id, self._app_id)
+        try:
+            await self._change_app(failed)
+        except NotFound:
+            log.info("app %d was deleted while it was made", self._app_id)
+            await self._remove()
+        finally:
+            await self._images.release(self._image_id, self._app_id)
 
     def _copy(self, job: Job, image: ImageRecord, name: str) -> Digests:
         """Copy the image into the market. Blocks. Nothing is visible there before it is whole."""
@@ -95,6 +106,11 @@ class Upload:
                 )
             staging.commit()
         return digests
+
+    async def _remove(self) -> None:
+        store = self._stores.market(self._market)
+        if self._object and isinstance(store, Deletable):
+            await in_thread(lambda: store.delete(self._object))
 
     def _source(self, name: str) -> str:
         """Return where OpenNebula's clients find the bytes."""

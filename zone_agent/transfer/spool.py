@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Self
 
 from fedmarket.digests import Digests, Hasher
+from fedmarket.threads import ended, in_thread
 from fedmarket.units import MIB
-from zone_agent.threads import ended, in_thread
 
 BLOCK_BYTES = MIB
 """What is handed over at a time. One block is gathered while one is written, and the hasher holds a few."""

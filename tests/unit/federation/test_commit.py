@@ -29,7 +29,9 @@ def test_a_key_of_another_home_is_refused(key: str, value: bytes | None) -> None
         build_commit(origin(), state(), {key: value}, {}, 0)
 
 
-@pytest.mark.parametrize("key", ["", "head", "head/100000100", "lost/100000100", "../0/app/100", "app/../../0/head", "app"])
+@pytest.mark.parametrize(
+    "key", ["", "head", "head/100000100", "lost/100000100", "../0/app/100", "app/../../0/head", "app"]
+)
 def test_what_is_no_record_key_is_refused_in_either_catalog(key: str) -> None:
     for catalog in (FEDERATION, PRIVATE):
         with pytest.raises(NotHome):

@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 OPEN_SERVICES = ("/grpc.health.", "/grpc.reflection.")
 """Answered without credentials: they tell nothing of the zone."""
 
+MAX_MESSAGE = 2000
+MAX_DETAIL = 256
+"""Characters: status and metadata of a call must fit gRPC's limit for headers together."""
+
 _caller: ContextVar[Principal] = ContextVar("caller")
 
 Context = aio.ServicerContext[Any, Any]
@@ -89,6 +93,9 @@ async def refuse(context: Context, error: FedmarketError) -> NoReturn:
     """End a call with an error of our tree."""
     cause = cause_of(error)
     trailing = [("fedmarket-code", cause.code)]
-    trailing += [(f"fedmarket-{name.replace('_', '-')}", value) for name, value in error.details.items() if value]
-    await context.abort(grpc.StatusCode[cause.grpc], error.message, tuple(trailing))
+    for name, value in error.details.items():
+        # Another zone may have chosen the value, and grpc sends nothing at all if it cannot send one entry.
+        if value.isascii() and value.isprintable() and 0 < len(value) <= MAX_DETAIL:
+            trailing.append((f"fedmarket-{name.replace('_', '-')}", value))
+    await context.abort(grpc.StatusCode[cause.grpc], error.message[:MAX_MESSAGE], tuple(trailing))
     raise error

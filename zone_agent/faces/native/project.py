@@ -21,11 +21,14 @@ from zone_agent.services.zones import SeenZone
 from zone_agent.stores import attributes_of
 
 M = TypeVar("M", bound=Message)
+S = TypeVar("S", bound=Message)
 SECRET = "***"  # noqa: S105 -- what is shown instead of one
 
 DEFAULT_PAGE = 1000
 MAX_PAGE = 1000
-"""Records of a page; well below gRPC's 4 MiB with any record that a page may hold on average."""
+"""Records of a page."""
+MAX_PAGE_BYTES = 3 << 20
+"""Of a page, below the 4 MiB that gRPC's clients take."""
 
 
 def ref(message: common_pb2.Ref) -> int | str:
@@ -39,11 +42,25 @@ def ref(message: common_pb2.Ref) -> int | str:
             raise BadInput("the request does not say which one is meant: give an id or a name")
 
 
-def paged(page: common_pb2.Page, read: Callable[[int, int], Sequence[Found[M]]]) -> tuple[Sequence[Found[M]], int]:
-    """Return a page and what to give for the next one; -1: there is none."""
+def paged(
+    page: common_pb2.Page, read: Callable[[int, int], Sequence[Found[M]]], project: Callable[[Found[M]], S]
+) -> tuple[list[S], int]:
+    """Return a page as it is shown, and what to give for the next one; -1: there is none.
+
+    It holds fewer than were asked for if they would not fit a message together.
+    """
     size = min(page.size, MAX_PAGE) if page.size > 0 else DEFAULT_PAGE
-    found = read(page.after if page.HasField("after") else -1, size + 1)
-    return found[:size], found[size - 1].id if len(found) > size else -1
+    shown: list[S] = []
+    left = MAX_PAGE_BYTES
+    last = page.after if page.HasField("after") else -1
+    for found in read(last, size + 1):
+        one = project(found)
+        left -= one.ByteSize()
+        if shown and (left < 0 or len(shown) == size):
+            return shown, last
+        shown.append(one)
+        last = found.id
+    return shown, -1
 
 
 class Projector:

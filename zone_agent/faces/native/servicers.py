@@ -73,8 +73,8 @@ class Markets(market_pb2_grpc.MarketServiceServicer):
         return self._projector.market(market)
 
     async def List(self, request: market_pb2.ListMarketsRequest, context: Any) -> market_pb2.ListMarketsResponse:
-        markets, following = paged(request.page, self._markets.list)
-        return market_pb2.ListMarketsResponse(markets=map(self._projector.market, markets), next=following)
+        markets, following = paged(request.page, self._markets.list, self._projector.market)
+        return market_pb2.ListMarketsResponse(markets=markets, next=following)
 
     async def Show(self, request: market_pb2.ShowMarketRequest, context: Any) -> market_pb2.Market:
         return self._projector.market(self._markets.show(ref(request.market)))
@@ -105,8 +105,10 @@ class Apps(app_pb2_grpc.AppServiceServicer):
 
     async def List(self, request: app_pb2.ListAppsRequest, context: Any) -> app_pb2.ListAppsResponse:
         market = ref(request.market) if request.HasField("market") else None
-        apps, following = paged(request.page, lambda after, limit: self._apps.list(after, limit, market))
-        return app_pb2.ListAppsResponse(apps=map(self._projector.app, apps), next=following)
+        apps, following = paged(
+            request.page, lambda after, limit: self._apps.list(after, limit, market), self._projector.app
+        )
+        return app_pb2.ListAppsResponse(apps=apps, next=following)
 
     async def Show(self, request: app_pb2.ShowAppRequest, context: Any) -> app_pb2.App:
         return self._projector.app(self._apps.show(ref(request.app)))
@@ -150,8 +152,8 @@ class Images(image_pb2_grpc.ImageServiceServicer):
         return self.project(await self._images.import_stream(caller(), new, _data(request)))
 
     async def List(self, request: image_pb2.ListImagesRequest, context: Any) -> image_pb2.ListImagesResponse:
-        images, following = paged(request.page, self._images.list)
-        return image_pb2.ListImagesResponse(images=map(self.project, images), next=following)
+        images, following = paged(request.page, self._images.list, self.project)
+        return image_pb2.ListImagesResponse(images=images, next=following)
 
     async def Show(self, request: image_pb2.ShowImageRequest, context: Any) -> image_pb2.Image:
         return self.project(self._images.show(ref(request.image)))

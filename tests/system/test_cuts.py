@@ -1,0 +1,475 @@
+"""Cuts, kills and ends: what two zones do while they cannot reach each other, and what a zone finds when it is back."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from demo import processes
+from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_STATE_FAILED, WatchJobRequest
+from fedmarket.pb.fedmarket.v1.record_pb2 import (
+    APP_STATE_ERROR,
+    APP_STATE_LOCKED,
+    APP_STATE_READY,
+    IMAGE_STATE_ERROR,
+    IMAGE_STATE_LOCKED,
+    IMAGE_STATE_READY,
+)
+from fedmarket.pb.fedmarket.v1.zone_pb2 import LINK_STATE_DOWN, LINK_STATE_TAIL
+from tests.support.native import SECONDS, code, parts, refused
+from tests.support.proxy import Proxy
+from tests.support.zones import Pair, Zone, Zones, link, run, runs, until, yard
+
+MIB = 1 << 20
+SPARSE = 192 * MIB
+"""An image that takes long enough to copy for the test to do something meanwhile."""
+BAD_INPUT, NO_ANSWER = 2, 6
+STOPS_WITHIN = 8.0
+"""Seconds; less than what an agent allows for what does not end by itself."""
+
+
+@dataclass(frozen=True)
+class Cuttable(Pair):
+    """Two zones that reach each other's peer ports through relays."""
+
+    to_berlin: Proxy
+    to_tokyo: Proxy
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Hold the zones apart: each sees the other go away, and they hold the same again at the end."""
+        with self._apart(Proxy.cut):
+            yield
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Hold them apart by silence."""
+        with self._apart(Proxy.stall):
+            yield
+
+    @contextmanager
+    def _apart(self, way: Callable[[Proxy], None]) -> Iterator[None]:
+        for proxy in (self.to_berlin, self.to_tokyo):
+            way(proxy)
+        try:
+            for zone in (self.berlin, self.tokyo):
+                wait_down(zone)
+            yield
+        finally:
+            for proxy in (self.to_berlin, self.to_tokyo):
+                proxy.heal()
+        self.wait_linked()
+        self.wait_equal()
+
+
+def wait_down(zone: Zone) -> None:
+    until(lambda: link(zone).state == LINK_STATE_DOWN, f"{zone.name} sees that its peer is away")
+
+
+@pytest.fixture(scope="module")
+def cuttable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cuttable]:
+    """Berlin and tokyo with relays between them and short waits. Leave both running and linked."""
+    with yard(tmp_path_factory.mktemp("cuttable")) as zones:
+        berlin, tokyo = zones.make(0, "berlin"), zones.make(100, "tokyo")
+        with Proxy(berlin.peer) as to_berlin, Proxy(tokyo.peer) as to_tokyo:
+            berlin.follow(tokyo.id, to_tokyo.port, tokyo.key)
+            tokyo.follow(berlin.id, to_berlin.port, berlin.key)
+            for zone in (berlin, tokyo):
+                zone.set(
+                    "timeouts",
+                    beat_seconds=0.5,
+                    beats_missed=4,
+                    connect_seconds=2.0,
+                    peer_call_seconds=2.0,
+                    backoff_max_seconds=0.5,
+                    idle_commit_seconds=1.0,
+                )
+            made = Cuttable(berlin, tokyo, to_berlin, to_tokyo)
+            made.start()
+            yield made
+
+
+def sparse(directory: Path) -> Path:
+    file = directory / "sparse"
+    with file.open("wb") as made:
+        made.truncate(SPARSE)
+    return file
+
+
+# -- cuts
+
+
+def test_both_zones_go_on_while_they_are_cut_off_and_are_equal_after(cuttable: Cuttable) -> None:
+    berlin, tokyo = cuttable.berlin, cuttable.tokyo
+    gone = berlin.native.create_market("before-the-cut")
+    cuttable.wait_equal()
+    with cuttable.cut():
+        for zone in (berlin, tokyo):
+            image = zone.native.import_image(f"cut-{zone.name}", zone.name.encode())
+            market = zone.native.create_market(f"cut-{zone.name}")
+            zone.native.create_app(f"cut-{zone.name}", image.id, market.id)
+        berlin.native.delete_market(gone.id)
+        assert "cut-berlin" not in tokyo.native.app_names()
+        assert "cut-tokyo" not in berlin.native.app_names()
+        assert "before-the-cut" in tokyo.native.market_names()  # the last state that was verified
+    for zone in (berlin, tokyo):
+        assert {"cut-berlin", "cut-tokyo"} <= set(zone.native.app_names())
+        assert "before-the-cut" not in zone.native.market_names()
+    assert berlin.native.export("cut-tokyo", "healed").size_bytes == len("tokyo")
+
+
+def test_the_heads_that_both_zones_tell_agree_after_a_cut(cuttable: Cuttable) -> None:
+    with cuttable.cut():
+        for n in range(3):
+            cuttable.tokyo.native.create_market(f"agree-{n}")
+    of_berlin, of_tokyo = (
+        [{key: row["head"][key] for key in ("epoch", "root", "count")} for row in zone.ask("zone", "list")]
+        for zone in (cuttable.berlin, cuttable.tokyo)
+    )
+    assert of_berlin == of_tokyo
+    assert of_berlin[1]["count"] >= 4  # tokyo's record of itself, and three markets
+
+
+def test_the_status_tells_since_when_a_peer_is_away_and_why(cuttable: Cuttable) -> None:
+    before = link(cuttable.tokyo)
+    assert (before.state, before.here.root) == (LINK_STATE_TAIL, before.there.root)
+    with cuttable.cut():
+        first = link(cuttable.tokyo)
+        assert first.last_error
+        assert first.last_error_time.ToMilliseconds() > 0
+        at = f"127.0.0.1:{cuttable.to_berlin.port}"
+        later = until(lambda: now if at in (now := link(cuttable.tokyo)).last_error else None, f"{at} is named")
+        assert later.state == LINK_STATE_DOWN
+        assert later.here.seq >= before.here.seq
+        (told,) = cuttable.tokyo.ask("federation", "status")
+        assert (told["state"], told["name"], told["zone_id"]) == ("down", "berlin", 0)
+        assert told["age_seconds"] > later.age_seconds > first.age_seconds > 0
+        assert at in told["last_error"]
+        age = told["age_seconds"]
+    again = until(lambda: now if (now := link(cuttable.tokyo)).age_seconds < age else None, "the age begins again")
+    assert again.state == LINK_STATE_TAIL
+
+
+def test_a_peer_that_falls_silent_on_an_open_connection_is_found_to_be_away(cuttable: Cuttable) -> None:
+    with cuttable.stalled():
+        cuttable.tokyo.native.create_market("in-silence")
+        assert "in-silence" not in cuttable.berlin.native.market_names()
+    assert "in-silence" in cuttable.berlin.native.market_names()
+
+
+def test_one_direction_that_is_cut_does_not_stop_the_other(cuttable: Cuttable) -> None:
+    """Each zone dials the other: what tokyo follows through the one relay does not depend on the other relay."""
+    cuttable.to_tokyo.cut()
+    try:
+        wait_down(cuttable.berlin)
+        cuttable.berlin.native.create_market("one-way")
+        until(lambda: "one-way" in cuttable.tokyo.native.market_names(), "tokyo still follows berlin")
+        assert link(cuttable.tokyo).state == LINK_STATE_TAIL
+    finally:
+        cuttable.to_tokyo.heal()
+    cuttable.wait_linked()
+
+
+def test_a_home_that_cannot_be_reached_is_named_and_nothing_is_left_of_the_export(cuttable: Cuttable) -> None:
+    berlin, tokyo = cuttable.berlin, cuttable.tokyo
+    image = berlin.native.import_image("far", b"far away")
+    market = berlin.native.create_market("far")
+    berlin.native.create_app("far", image.id, market.id)
+    cuttable.wait_equal()
+    files = tokyo.files()
+    with cuttable.cut():
+        begun = tokyo.native.begin_export("far", "far")
+        ended = tokyo.native.wait(begun.job_id)
+        assert ended.state == JOB_STATE_FAILED
+        assert "zone 0" in ended.error
+        left = tokyo.native.image("far")
+        assert (left.state, left.error) == (IMAGE_STATE_ERROR, ended.error)
+        assert tokyo.files() == files
+        never = tokyo.directory / "never"
+        assert "zone 0" in tokyo.fails(NO_ANSWER, "app", "download", "far", never)
+        assert not never.exists()
+    tokyo.native.delete_image("far")
+    assert tokyo.native.export("far", "far").state == IMAGE_STATE_READY
+
+
+def test_a_name_that_both_zones_took_during_a_cut_must_be_told_apart(cuttable: Cuttable) -> None:
+    berlin, tokyo = cuttable.berlin, cuttable.tokyo
+    ids = {}
+    with cuttable.cut():
+        for zone in (berlin, tokyo):
+            image = zone.native.import_image("clash", f"clash of {zone.name}".encode())
+            market = zone.native.create_market("clash")
+            ids[zone.name] = zone.native.create_app("clash", image.id, market.id).id
+    for zone in (berlin, tokyo):
+        sentence = zone.fails(BAD_INPUT, "app", "show", "clash")
+        for home, app_id in ids.items():
+            assert f"clash@{home}" in sentence
+            assert str(app_id) in sentence
+            assert zone.native.app(f"clash@{home}").id == app_id
+            assert zone.native.app(app_id).name == "clash"  # a name is never altered
+    got = berlin.ask("app", "export", "clash@tokyo", "-d", "default", "--name", "of-tokyo")
+    assert Path(got["source"]).read_bytes() == b"clash of tokyo"
+    berlin.native.delete_app("clash@berlin")
+    assert berlin.native.app("clash").id == ids["tokyo"]  # no longer ambiguous
+
+
+# -- ends
+
+
+def test_an_agent_that_is_killed_finds_everything_when_it_is_back(cuttable: Cuttable) -> None:
+    berlin, tokyo = cuttable.berlin, cuttable.tokyo
+    image = berlin.native.import_image("kept", b"kept")
+    market = berlin.native.create_market("kept")
+    app = berlin.native.create_app("kept", image.id, market.id)
+    cuttable.wait_equal()
+    berlin.kill()  # asserts that its etcd goes with it
+    assert tokyo.native.app("kept") == app
+    berlin.start()
+    cuttable.wait_linked()
+    assert berlin.native.app("kept") == app
+    assert berlin.native.image("kept") == image
+    assert berlin.native.create_market("after").id > market.id
+    cuttable.wait_equal()
+    assert tokyo.native.export("kept", "kept").sha256 == app.sha256
+
+
+def test_a_home_that_restarts_behind_a_cut_is_caught_up_with(cuttable: Cuttable) -> None:
+    """The commits of before its restart are in no memory any more: the follower finds what differs."""
+    with cuttable.cut():
+        cuttable.berlin.native.create_market("unseen")
+        cuttable.berlin.kill()
+        cuttable.berlin.start()
+        cuttable.berlin.native.create_market("unseen-too")
+    assert {"unseen", "unseen-too"} <= set(cuttable.tokyo.native.market_names())
+
+
+def test_a_zone_whose_etcd_was_put_back_from_a_backup_begins_a_new_epoch(zones: Zones) -> None:
+    """What was written since the backup is gone at home and then at the peer, and no id is given twice."""
+    pair = zones.pair()
+    berlin, tokyo = pair.berlin, pair.tokyo
+    berlin.native.create_market("kept")
+    assert berlin.terminate() == 0
+    backup = berlin.directory / "backup"
+    shutil.copytree(berlin.directory / "etcd" / "data", backup)
+    berlin.start()
+    lost = berlin.native.create_market("lost")
+    pair.wait_equal()
+    assert tokyo.native.market_names() == ["kept", "lost"]
+    assert berlin.terminate() == 0
+    shutil.rmtree(berlin.directory / "etcd" / "data")
+    backup.rename(berlin.directory / "etcd" / "data")
+    berlin.start()
+    again = berlin.native.create_market("again")
+    assert again.id > lost.id
+    pair.wait_equal()
+    assert link(tokyo).here.epoch == 2
+    assert tokyo.native.market_names() == berlin.native.market_names() == ["kept", "again"]
+
+
+def test_a_follower_that_was_killed_goes_on_where_it_was(cuttable: Cuttable) -> None:
+    for n in range(2):
+        cuttable.berlin.native.create_market(f"follow-{n}")
+        cuttable.tokyo.kill()
+        cuttable.berlin.native.create_market(f"follow-{n}-later")
+        cuttable.tokyo.start()
+    cuttable.wait_linked()
+    cuttable.wait_equal()
+    names = cuttable.tokyo.native.market_names()
+    assert [name for name in names if name.startswith("follow-")] == [
+        name for n in range(2) for name in (f"follow-{n}", f"follow-{n}-later")
+    ]
+
+
+def test_an_upload_that_a_kill_interrupts_ends_in_error_and_leaves_no_file(zones: Zones, tmp_path: Path) -> None:
+    zone = zones.make(0, "berlin")
+    zone.start()
+    native = zone.native
+    image = native.import_image("big", sparse(tmp_path))
+    market = native.create_market("big")
+    begun = native.begin_app("big", image.id, market.id)
+    until(lambda: zone.files(of=("markets",)), "bytes are on their way")
+    zone.kill()
+    zone.start()
+    native = zone.native
+    app = until(lambda: seen if (seen := native.app("big")).state != APP_STATE_LOCKED else None, "the app is unlocked")
+    assert app.state == APP_STATE_ERROR
+    assert app.error
+    assert zone.files(of=("markets",)) == []
+    assert native.image("big").state == IMAGE_STATE_READY
+    with refused(grpc.StatusCode.NOT_FOUND, "not-found"):
+        native.wait(begun.job_id)
+    native.delete_app("big")
+    native.delete_market(market.id)
+
+
+def test_an_export_that_a_kill_interrupts_ends_in_error_and_leaves_no_file(zones: Zones, tmp_path: Path) -> None:
+    zone = zones.make(0, "berlin")
+    zone.start()
+    native = zone.native
+    image = native.import_image("big", sparse(tmp_path))
+    market = native.create_market("big")
+    native.create_app("big", image.id, market.id)
+    files = zone.files()
+    native.begin_export("big", "brought")
+    until(lambda: zone.files() != files, "bytes are on their way")
+    zone.kill()
+    zone.start()
+    native = zone.native
+    left = until(
+        lambda: seen if (seen := native.image("brought")).state != IMAGE_STATE_LOCKED else None, "it is unlocked"
+    )
+    assert (left.state, bool(left.error)) == (IMAGE_STATE_ERROR, True)
+    assert zone.files() == files
+    native.delete_image("brought")
+    assert native.image("big").sha256 == image.sha256
+
+
+def test_an_import_that_a_kill_interrupts_leaves_an_image_in_error_and_no_file(zones: Zones) -> None:
+    zone = zones.make(0, "berlin")
+    zone.start()
+    begin_import(zone)
+    zone.kill()
+    zone.start()
+    native = zone.native
+    left = until(
+        lambda: seen if (seen := native.image("broken")).state != IMAGE_STATE_LOCKED else None, "it is unlocked"
+    )
+    assert (left.state, bool(left.error)) == (IMAGE_STATE_ERROR, True)
+    assert zone.files() == []
+    native.delete_image("broken")
+    assert native.import_image("broken", b"whole").size_bytes == 5
+
+
+def begin_import(zone: Zone) -> None:
+    """Begin an import that goes on until its agent ends."""
+    native = zone.native
+
+    def data() -> Iterator[bytes]:
+        yield bytes(MIB)
+        threading.Event().wait(SECONDS)
+
+    endless = native.images.Import.future(parts("broken", 2 * MIB, data()), metadata=native.metadata)
+    until(lambda: "broken" in native.image_names() and zone.files(), "the import has begun")
+    endless.add_done_callback(lambda call: None)
+
+
+def test_a_market_whose_directory_is_gone_does_not_keep_its_agent_from_starting(zones: Zones, tmp_path: Path) -> None:
+    """What a kill left in it cannot be removed now; everything else of the zone can be used."""
+    public = tmp_path / "public"
+    public.mkdir()
+    zone = zones.make(0, "berlin")
+    zone.start()
+    native = zone.native
+    image = native.import_image("big", sparse(tmp_path))
+    market = native.create_market("unmounted", PUBLIC_DIR=str(public))
+    native.begin_app("big", image.id, market.id)
+    until(lambda: any((public / ".staging").iterdir()), "bytes are on their way")
+    zone.kill()
+    public.rename(tmp_path / "elsewhere")
+    public.touch()
+    zone.start()
+    assert zone.native.market_names() == ["unmounted"]
+    assert zone.native.import_image("small", b"small").state == IMAGE_STATE_READY
+
+
+def test_an_etcd_that_is_killed_is_started_again_and_the_zones_go_on(cuttable: Cuttable) -> None:
+    berlin = cuttable.berlin
+    berlin.native.create_market("before-etcd")
+    etcd = berlin.etcd_pid
+    os.kill(etcd, signal.SIGKILL)
+    until(lambda: berlin.etcd_pid != etcd and runs(berlin.etcd_pid), "etcd runs again")
+
+    answers: list[str] = []
+
+    def created() -> bool:
+        try:
+            berlin.native.create_market("after-etcd")
+        except grpc.RpcError as error:
+            answers.append(code(error))
+            return answers[-1] == "already-exists"
+        return True
+
+    until(created, "berlin writes again")
+    # The name can be taken only by an attempt of which it was said that nobody knows how it ended.
+    assert "already-exists" not in answers or "unknown" in answers
+    assert berlin.agent.poll() is None
+    assert {"before-etcd", "after-etcd"} <= set(berlin.native.market_names())
+    image = berlin.native.import_image("after-etcd", b"x")
+    berlin.native.create_app("after-etcd", image.id, "after-etcd")
+    cuttable.wait_linked()
+    cuttable.wait_equal()
+    assert "after-etcd" in cuttable.tokyo.native.app_names()
+
+
+def test_a_frozen_agent_is_away_and_comes_back(cuttable: Cuttable) -> None:
+    berlin, tokyo = cuttable.berlin, cuttable.tokyo
+    berlin.send(signal.SIGSTOP)
+    try:
+        until(lambda: link(tokyo).state == LINK_STATE_DOWN, "tokyo sees that berlin is silent")
+        tokyo.native.create_market("while-frozen")
+    finally:
+        berlin.send(signal.SIGCONT)
+    cuttable.wait_linked()
+    cuttable.wait_equal()
+    assert "while-frozen" in berlin.native.market_names()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_that_is_told_to_stop_stops_quickly_and_leaves_no_process(
+    cuttable: Cuttable, number: signal.Signals
+) -> None:
+    """With a peer that follows it, and that it follows: streams that never end by themselves."""
+    berlin = cuttable.berlin
+    berlin.native.status()  # and a client that stays connected
+    agent = next(p for p in processes.agents(berlin.directory.parent).values() if p.pid == berlin.agent.pid)
+    children = processes.descendants(agent)
+    assert [child.name for child in children] == ["etcd"]
+    began = time.monotonic()
+    assert berlin.terminate(number) == 0
+    assert time.monotonic() - began < STOPS_WITHIN
+    assert not [child for child in children if child.alive]
+    berlin.start()
+    cuttable.wait_linked()
+
+
+def test_an_agent_that_is_told_to_stop_ends_what_it_was_doing(zones: Zones, tmp_path: Path) -> None:
+    zone = zones.make(0, "berlin")
+    zone.set("timeouts", shutdown_seconds=2.0)
+    zone.start()
+    native = zone.native
+    image = native.import_image("big", sparse(tmp_path))
+    market = native.create_market("big")
+    begin_import(zone)
+    begun = native.begin_app("big", image.id, market.id)
+    watch = native.jobs.Watch(WatchJobRequest(id=begun.job_id), metadata=native.metadata, timeout=SECONDS)
+    next(watch)
+    assert zone.terminate() == 0
+    assert "Traceback" not in zone.log.read_text()
+    zone.start()
+    native = zone.native
+    app = native.app("big")
+    assert (app.state, bool(app.error)) in {(APP_STATE_ERROR, True), (APP_STATE_READY, False)}
+    assert not [name for name in zone.files() if ".staging" in name]
+    assert native.image("big").state == IMAGE_STATE_READY
+    assert "broken" not in native.image_names() or native.image("broken").state == IMAGE_STATE_ERROR
+
+
+def test_a_second_agent_on_one_directory_is_refused_and_the_first_goes_on(cuttable: Cuttable) -> None:
+    """With settings of its own, and another port for etcd: it is the directory that cannot be shared."""
+    tokyo = cuttable.tokyo
+    etcd = tokyo.etcd_pid
+    second = tokyo.directory / "second.toml"
+    second.write_text(tokyo.config.read_text().replace(str(tokyo.etcd_port), "0"))
+    done = run("agent", "run", "--config", second, "--log-level", "error")
+    assert done.status == BAD_INPUT
+    assert "another agent" in done.sentence
+    assert runs(etcd)
+    assert tokyo.native.status().links
