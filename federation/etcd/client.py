@@ -90,6 +90,8 @@ class EtcdClient:
             return await method(request, timeout=self.settings.call_seconds, wait_for_ready=wait_for_ready)
         except aio.AioRpcError as error:
             raise errors.from_rpc(error, doing=doing, where=self.where) from error
+        except aio.UsageError as error:
+            raise errors.no_answer(f"is no longer connected, so it cannot {doing}", where=self.where) from error
 
     async def status(self) -> rpc.StatusResponse:
         """Return the state of the member that answers; raises at once if no connection can be made."""

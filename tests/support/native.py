@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 import pytest
@@ -147,8 +147,7 @@ def code(error: grpc.RpcError) -> str:
 
 def trailers(error: grpc.RpcError) -> dict[str, str]:
     """Return the trailing metadata of a refusal."""
-    assert isinstance(error, grpc.Call)
-    return {key: str(value) for key, value in error.trailing_metadata() or ()}
+    return {key: str(value) for key, value in cast(grpc.Call, error).trailing_metadata() or ()}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ PORTS = range(15_000, 32_000)
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = BOUND) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = BOUND) -> T:
     """Return what `condition` returns once that is true; AssertionError if it does not become so within the bound."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -69,12 +69,12 @@ class Done:
         return lines[0].removeprefix("fedmarket: ")
 
 
-def run(*arguments: str | Path, seconds: float = BOUND, **variables: str) -> Done:
+def run(*arguments: str | Path, variables: Mapping[str, str] = {}, seconds: float = BOUND) -> Done:
     """Run `fedmarket` in an environment that names no agent unless `variables` do."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FEDMARKET_")}
     ended = subprocess.run(
         [FEDMARKET, *map(str, arguments)],
-        env=kept | variables,
+        env=kept | dict(variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=seconds,
@@ -187,7 +187,8 @@ class Zone:
         assert self.agent.poll() is None, f"the agent of {self.name} has ended:\n{self.log.read_text()[-3000:]}"
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc}", [("grpc.enable_http_proxy", 0)]) as channel:
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+                check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # of no stub
+                answer = check(health_pb2.HealthCheckRequest(), timeout=5)
             except grpc.RpcError:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -216,7 +217,7 @@ class Zone:
 
     def cli(self, *arguments: str | Path, seconds: float = BOUND) -> Done:
         """Run a command as the administrator."""
-        return run(*arguments, seconds=seconds, **self.variables)
+        return run(*arguments, variables=self.variables, seconds=seconds)
 
     def ask(self, *arguments: str | Path) -> Any:
         """Run a command that must succeed with nothing on stderr, and return its JSON."""
@@ -309,8 +310,7 @@ class Pair:
 
     def wait_linked(self) -> None:
         """Wait until each zone follows the other commit by commit."""
-        for zone in (self.berlin, self.tokyo):
-            until(lambda zone=zone: follows(zone), f"{zone.name} follows its peer")
+        until(lambda: follows(self.berlin) and follows(self.tokyo), "both zones follow each other")
 
     def wait_equal(self) -> None:
         """Wait until each zone holds of the other exactly what the other has."""

@@ -68,17 +68,17 @@ def test_reflection_describes_a_message_as_the_proto_does(native: Native) -> Non
 
 
 def test_health_says_that_the_agent_and_each_of_its_services_serve(native: Native) -> None:
-    stub = health_pb2_grpc.HealthStub(native.channel)
+    check = health_pb2_grpc.HealthStub(native.channel).Check  # type: ignore[attr-defined]  # of no stub
     for name in ["", *(service.full_name for service in SERVICES)]:
-        answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS)
+        answer = check(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Check(health_pb2.HealthCheckRequest(service="fedmarket.v1.PeerService"), timeout=SECONDS)
+        check(health_pb2.HealthCheckRequest(service="fedmarket.v1.PeerService"), timeout=SECONDS)
     assert caught.value.code() is NOT_FOUND
 
 
 def test_peers_cannot_be_served_at_the_port_for_clients(native: Native) -> None:
-    locate = native.channel.unary_unary("/fedmarket.v1.PeerService/Locate")
+    locate: grpc.UnaryUnaryMultiCallable[bytes, bytes] = native.channel.unary_unary("/fedmarket.v1.PeerService/Locate")
     with pytest.raises(grpc.RpcError) as caught:
         locate(b"", metadata=native.metadata, timeout=SECONDS)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -92,7 +92,7 @@ def test_peers_cannot_be_served_at_the_port_for_clients(native: Native) -> None:
     ["", "Basic", "Basic !!!", "Basic b25lYWRtaW46d3Jvbmc=", "Bearer b25lYWRtaW46d3Jvbmc=", "Basic b25lYWRtaW4="],
 )
 def test_no_method_answers_who_is_not_known(native: Native, authorization: str) -> None:
-    metadata = [("authorization", authorization)] if authorization else []
+    metadata = (("authorization", authorization),) if authorization else ()
     for method in METHODS:
         with pytest.raises(grpc.RpcError) as caught:
             call(native.channel, method, metadata)
@@ -100,7 +100,7 @@ def test_no_method_answers_who_is_not_known(native: Native, authorization: str) 
         assert code(caught.value) == "unauthenticated"
 
 
-def call(channel: grpc.Channel, method: Any, metadata: list[tuple[str, str]]) -> object:
+def call(channel: Any, method: Any, metadata: tuple[tuple[str, str], ...]) -> object:
     """Call a method of any shape with an empty request."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     if method.client_streaming:
@@ -423,7 +423,7 @@ def test_deleting_an_app_ends_the_upload_that_makes_it(alone: Zone, tmp_path: Pa
     native = alone.native
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
-        file.truncate(192 * MIB)
+        file.truncate(128 * MIB)
     image = native.import_image("long", sparse)
     market = native.create_market("long", SCOPE_ZONE)
     begun = native.begin_app("long", image.id, market.id)

@@ -27,7 +27,7 @@ from fedmarket.pb.fedmarket.v1.app_pb2 import App
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_ZONE
 from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_STATE_FAILED
 from fedmarket.pb.fedmarket.v1.market_pb2 import Market
-from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource, Hello, LocateRequest, LocateResponse, Source
+from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource, Hello, LocateRequest, LocateResponse, Source, Want
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceStub
 from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY, APP_TYPE_IMAGE, IMAGE_STATE_ERROR, AppRecord
 from fedmarket.pb.fedmarket.v1.zone_pb2 import (
@@ -104,12 +104,13 @@ def test_the_refusal_does_not_depend_on_an_image_that_could_be_read(scene: Scene
 def test_deleting_what_another_zone_owns_is_refused_and_writes_nothing(scene: Scene) -> None:
     pair = scene.pair
     before = kept(pair)
-    for delete in (
-        lambda: pair.tokyo.native.delete_app(scene.app.id),
-        lambda: pair.tokyo.native.delete_market(scene.market.id),
-    ):
+    deletes: list[tuple[Callable[[int], None], int]] = [
+        (pair.tokyo.native.delete_app, scene.app.id),
+        (pair.tokyo.native.delete_market, scene.market.id),
+    ]
+    for delete, which in deletes:
         with refused(*NOT_HOME) as seen:
-            delete()
+            delete(which)
         assert trailers(seen[0])["fedmarket-home-endpoint"] == f"127.0.0.1:{pair.berlin.grpc}"
     assert kept(pair) == before
 
@@ -166,7 +167,7 @@ def test_a_peer_that_says_it_is_who_its_certificate_says_is_served(watched: Zone
         pytest.param([hello(LIMA)], "zone", id="another-peer"),
         pytest.param([hello(100, protocol_min=2, protocol_max=9)], "protocol", id="a-newer-protocol"),
         pytest.param([FromSink()], "protocol", id="nothing"),
-        pytest.param([FromSink(want={"bucket": 0})], "protocol", id="a-want-first"),
+        pytest.param([FromSink(want=Want(bucket=0))], "protocol", id="a-want-first"),
     ],
 )
 def test_a_hello_that_does_not_hold_is_refused(watched: Zone, messages: list[FromSink], answer: str) -> None:
@@ -257,7 +258,7 @@ def test_no_record_of_a_zone_scope_market_is_sent_to_a_peer(watched: Zone) -> No
 
     def asks_for_everything() -> Iterator[FromSink]:
         yield hello(100)
-        yield from (FromSink(want={"bucket": index}) for index in range(256))
+        yield from (FromSink(want=Want(bucket=index)) for index in range(256))
         enough.wait(SECONDS)  # the end of the requests would end the stream
 
     with dialled(watched, as_zone(watched, 100, tokyo_key(watched))) as stub:

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -163,11 +164,10 @@ def test_an_app_is_listed_in_the_other_zone_within_two_seconds(pair: Pair) -> No
     for attempt in range(5):
         name = f"timely-{attempt}"
         pair.berlin.native.create_app(name, image.id, market.id)
-        try:
-            until(lambda name=name: name in pair.tokyo.native.app_names(), "the app is listed", seconds=2)
+        began = time.monotonic()
+        seen(pair.tokyo, name)
+        if time.monotonic() - began < 2:
             return
-        except AssertionError:
-            seen(pair.tokyo, name)
     pytest.fail("no app was listed in tokyo within two seconds")
 
 
@@ -328,7 +328,7 @@ def test_an_image_is_not_deleted_while_an_app_is_made_from_it(pair: Pair, tmp_pa
     native = pair.berlin.native
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
-        file.truncate(192 * MIB)
+        file.truncate(128 * MIB)
     image = native.import_image("used", sparse)
     market = native.create_market("uses")
     begun = native.begin_app("uses", image.id, market.id)

@@ -86,7 +86,7 @@ async def test_stopping_while_the_file_is_being_written_leaves_the_newest_mark(
     await asyncio.to_thread(begun.wait, 10)
     high_water.note(replace(HEAD, seq=10_000))
     running.cancel()
-    threading.Timer(0.05, slow.set).start()  # the write in the thread ends after the agent has begun to stop
+    threading.Timer(0.3, slow.set).start()  # the write in the thread ends after the agent has begun to stop
     await asyncio.wait([running])
     assert running.cancelled()
     await asyncio.get_running_loop().shutdown_default_executor()

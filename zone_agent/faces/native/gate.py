@@ -1,13 +1,16 @@
 """What every call of the native API passes: authentication, and errors of our tree as gRPC statuses."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
+from federation.pulse import Pulse
 from fedmarket.errors import FedmarketError, Internal, cause_of
 from zone_agent.identity.credentials import Credentials
 from zone_agent.services.principal import Principal
@@ -36,6 +39,26 @@ class Gate(aio.ServerInterceptor):
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
+        self._open = 0
+        self._ended = Pulse()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until every call has ended: one whose client has gone, or is cut off, may still clean up."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._open:
+                    await self._ended.wait()
+        except TimeoutError:
+            log.warning("%d calls had not ended after %g s", self._open, seconds)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            self._ended.fire()
 
     async def intercept_service(
         self,
@@ -59,7 +82,8 @@ class Gate(aio.ServerInterceptor):
         async def answer(request: Any, context: Context) -> Any:
             try:
                 self._admit(context)
-                return await behaviour(request, context)
+                with self._counted():
+                    return await behaviour(request, context)
             except FedmarketError as error:
                 await refuse(context, error)
             except Exception:  # the boundary to the client, which is told no more than this
@@ -74,8 +98,9 @@ class Gate(aio.ServerInterceptor):
         async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
                 self._admit(context)
-                async for message in behaviour(request, context):
-                    yield message
+                with self._counted():
+                    async for message in behaviour(request, context):
+                        yield message
             except FedmarketError as error:
                 await refuse(context, error)
             except Exception:  # the boundary to the client, which is told no more than this

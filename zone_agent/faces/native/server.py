@@ -75,7 +75,8 @@ class NativeFace:
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[int, None]:
         """Serve while the context is open; gives the port. Raises ConfigError if the address cannot be used."""
-        server = aio.server(interceptors=[Gate(self._credentials)], options=OPTIONS)
+        gate = Gate(self._credentials)
+        server = aio.server(interceptors=[gate], options=OPTIONS)
         checks, names = self._add(server)
         port = bind(server, str(self._settings.listen), self._credentials_of_port(), "[grpc] listen")
         await server.start()
@@ -86,6 +87,7 @@ class NativeFace:
         finally:
             await checks.enter_graceful_shutdown()
             await server.stop(self._grace)
+            await gate.drain(self._grace)
 
     def _add(self, server: aio.Server) -> tuple[health.aio.HealthServicer, list[str]]:
         s = self._services
