@@ -1,11 +1,13 @@
 """Datastores: named places for images, which zone.toml gives."""
 
+import logging
 import time
 from collections.abc import Sequence
 
 from drivers.capabilities import Sized, Usage
 from federation.draft import Draft
 from federation.view import Found
+from fedmarket.errors import FedmarketError
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     DATASTORE_STATE_DISABLED,
     DATASTORE_STATE_READY,
@@ -18,6 +20,8 @@ from zone_agent.config import DatastoreSettings
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.services.principal import Principal
 from zone_agent.stores import Stores, template_of
+
+log = logging.getLogger(__name__)
 
 
 class DatastoreService:
@@ -41,9 +45,15 @@ class DatastoreService:
         return len(self._view.children(ImageRecord, datastore_id))
 
     async def usage(self, datastore: Found[DatastoreRecord]) -> Usage | None:
-        """Measure its space; None if that cannot be told."""
+        """Measure its space; None if that cannot be told now."""
         store = self._stores.datastore(datastore)
-        return await in_thread(store.usage) if isinstance(store, Sized) else None
+        if not isinstance(store, Sized):
+            return None
+        try:
+            return await in_thread(store.usage)
+        except FedmarketError as error:
+            log.warning("the space of datastore %s cannot be measured: %s", datastore.message.name, error.message)
+            return None
 
     async def reconcile(self, wanted: Sequence[DatastoreSettings], admin: Principal) -> None:
         """Bring the records in step with zone.toml: new ones are added, those that are gone are DISABLED."""

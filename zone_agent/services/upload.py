@@ -64,8 +64,9 @@ class Upload:
             message.source = self._source(app.object)
             message.ClearField("error")
 
-        await self._change_app(ready)
+        # First, so that whoever sees the app READY can delete the image.
         await self._images.release(self._image_id, self._app_id)
+        await self._change_app(ready)
 
     async def abandon(self) -> None:
         """Undo what was committed for an upload that did not begin."""
