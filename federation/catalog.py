@@ -124,8 +124,12 @@ class Catalog:
 
     async def follow(self, store: Store) -> None:
         """Keep this catalog in step with the store, for ever."""
+        doubted = False
         while True:
             snapshot = await store.snapshot(self.prefix)
+            if doubted and snapshot.revision < self._applied:
+                continue  # a write of our own overtook the listing, which must not settle the doubt
+            doubted = False
             self.reset(snapshot)
             try:
                 async with aclosing(store.watch(self.prefix, snapshot.revision + 1)) as revisions:
@@ -135,6 +139,7 @@ class Catalog:
                 log.info("history of %s was compacted away: listing again", self.prefix)
             except Mismatch as reason:
                 log.warning("%s: %s: listing again", self.prefix, reason)
+                doubted = True
 
     def reset(self, snapshot: Snapshot) -> None:
         """Take over what a listing of the prefix found."""
@@ -173,9 +178,14 @@ class Catalog:
     def apply(self, revision: Revision, *, direct: bool = False) -> None:
         """Apply one complete revision; `direct` when this agent wrote it itself and has not seen its echo yet.
 
-        Raises Mismatch.
+        Raises Mismatch, unless direct: whoever wrote it has nothing to do about it, and its echo will raise.
         """
-        self._apply(revision, direct=direct)
+        try:
+            self._apply(revision, direct=direct)
+        except Mismatch:
+            if not direct:
+                raise
+            self._direct.discard(revision.revision)  # so that its echo is not dropped: it leads to a listing
         self.pulse.fire()
 
     def _apply(self, revision: Revision, *, direct: bool) -> None:

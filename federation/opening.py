@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from federation.commit import Origin, seal_tree
-from federation.head import Head, unseal_bytes
+from federation.head import Head, SealedHead, unseal_bytes
 from federation.highwater import HighWater, Mark
 from federation.keys import HEAD, Keyspace
 from federation.store import Store, Txn
@@ -51,8 +51,7 @@ async def open_catalog(store: Store, origin: Origin, high_water: HighWater, time
                 "`fedmarket zone init --new-epoch`"
             )
         head = seal_tree(origin, (1, 1), None, Tree.empty(), {}, time_ms)
-        await store.txn(Txn({at_head: 0}, puts={at_head: head.encode()}))
-        return head.head
+        return await _put_head(store, at_head, 0, head)
     try:
         head = unseal_bytes(stored.value, origin.key.public)
     except Corrupt as error:
@@ -70,14 +69,23 @@ async def _new_epoch(store: Store, origin: Origin, mark: Mark, time_ms: int) -> 
     snapshot = await store.snapshot(origin.prefix)
     records = {i.key.removeprefix(origin.prefix): i.value for i in snapshot.items}
     stored = unseal_bytes(records.pop(HEAD), origin.key.public)
+    tree = Tree.of(records)
+    if (tree.root, tree.count) != (stored.head.root, stored.head.count):
+        raise ConfigError(
+            f"what was put back at {origin.prefix} does not match its own signed head: put back another backup of etcd"
+        )
     revision = next(i.mod_revision for i in snapshot.items if i.key == origin.prefix + HEAD)
     epoch = max(mark.epoch, stored.head.epoch) + 1
     next_ids = _beyond(stored.head.next_ids, mark.next_ids)
-    head = seal_tree(origin, (epoch, 1), stored, Tree.of(records), next_ids, time_ms)
-    result = await store.txn(Txn({origin.prefix + HEAD: revision}, puts={origin.prefix + HEAD: head.encode()}))
+    head = seal_tree(origin, (epoch, 1), stored, tree, next_ids, time_ms)
+    log.warning("the store is older than commit %s that this zone had reached: epoch %d begins", mark.pair, epoch)
+    return await _put_head(store, origin.prefix + HEAD, revision, head)
+
+
+async def _put_head(store: Store, at_head: str, seen: int, head: SealedHead) -> Head:
+    result = await store.txn(Txn({at_head: seen}, puts={at_head: head.encode()}))
     if not result.succeeded:
         raise ConfigError("another agent of this zone is opening the same store: start this one again")
-    log.warning("the store is older than commit %s that this zone had reached: epoch %d begins", mark.pair, epoch)
     return head.head
 
 

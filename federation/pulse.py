@@ -1,6 +1,7 @@
 """A pulse: something happened, look again."""
 
 import asyncio
+from contextlib import suppress
 
 
 class Pulse:
@@ -20,4 +21,9 @@ class Pulse:
         """Wait for the next fire."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled():  # or those who give up would pile up where nothing happens
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)

@@ -17,7 +17,7 @@ from federation.commit import CatalogState, Commit, Origin, build_commit
 from federation.draft import Draft, IdRange
 from federation.head import Pair, unseal_bytes
 from federation.store import Change, Revision, Store, StoreUnavailable
-from fedmarket.errors import Cancelled, Corrupt, FedmarketError, OutcomeUnknown, Refused, Unavailable
+from fedmarket.errors import Cancelled, Corrupt, FedmarketError, OutcomeUnknown, Refused, Timeout, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,14 @@ class Writer:
         self._ids = IdRange(origin.zone, origin.catalog)
         self._queue: asyncio.Queue[_Request] = asyncio.Queue(settings.queue)
         self._carried: deque[_Request] = deque()
+        self._stopped = False
 
     async def commit(self, change: Callable[[Draft], T]) -> Committed[T]:
         """Apply a change; what it raises is raised here, and then nothing was changed.
 
         Raises OutcomeUnknown when the store's answer was lost and its outcome could not be found out, Unavailable when
-        the store does not answer or too many changes wait (then nothing was changed).
+        the store does not answer or too many changes wait, Cancelled when the writer has stopped (then nothing was
+        changed).
         """
         return await self._submit(change, beat=False)
 
@@ -86,6 +88,8 @@ class Writer:
         await self._submit(lambda _: None, beat=True)
 
     async def _submit(self, change: Callable[[Draft], T], *, beat: bool) -> Committed[T]:
+        if self._stopped:
+            raise _never()
         done: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait(_Request(change, done, beat))  # type: ignore[arg-type] # T is erased in the queue
@@ -96,15 +100,16 @@ class Writer:
     async def run(self) -> None:
         """Write what is submitted, for ever; at the end, tell whoever still waits."""
         batch: list[_Request] = []
+        self._stopped = False
         try:
             while True:
                 batch = await self._next_batch()
                 await self._write(batch)
         finally:
+            self._stopped = True
             cut = OutcomeUnknown("the agent stopped in the middle of the change: look whether it was applied")
             _fail_all(batch, cut)
-            never = Cancelled("the agent is stopping: nothing was changed, ask again when it is back")
-            _fail_all([*self._carried, *_drain(self._queue)], never)
+            _fail_all([*self._carried, *_drain(self._queue)], _never())
 
     async def _next_batch(self) -> list[_Request]:
         batch = list(self._carried) or [await self._queue.get()]
@@ -202,7 +207,10 @@ class Writer:
         if found.hash == commit.head.hash:
             self._publish(current.mod_revision, commit)
             return True
-        await self._catch_up(current.value)
+        try:
+            await self._catch_up(current.value)
+        except Timeout:
+            raise unknown from reason
         taken = self._catalog.hash_at(commit.head.pair)
         if taken is None:
             raise unknown from reason
@@ -216,6 +224,10 @@ class Writer:
     async def _catch_up(self, raw_head: bytes) -> None:
         head = unseal_bytes(raw_head, self._origin.key.public)
         await self._catalog.wait_for(head.pair, self._settings.catch_up_seconds)
+
+
+def _never() -> Cancelled:
+    return Cancelled("the agent is stopping: nothing was changed, ask again when it is back")
 
 
 def _drain(queue: asyncio.Queue[_Request]) -> list[_Request]:

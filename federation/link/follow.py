@@ -9,7 +9,7 @@ from federation.catalog import Catalog
 from federation.head import Verifier, unseal_bytes
 from federation.keys import HEAD, LOST, Keyspace
 from federation.link.sink import Action, Close, Fence, Send, Sink, State, Write
-from federation.link.stream import Stream, StreamBroken
+from federation.link.stream import Stream, StreamBroken, send_within
 from federation.store import Change, Revision, Store, Txn
 from federation.tree import Tree
 from fedmarket.errors import Corrupt, FedmarketError
@@ -76,7 +76,7 @@ class Follower:
         inbox: asyncio.Queue[FromSource | str],
         progress: Callable[[Sink], None],
     ) -> Close:
-        await stream.send(sink.hello())
+        await send_within(stream, sink.hello(), self._settings.silence_seconds)
         while True:
             try:
                 async with asyncio.timeout(self._settings.silence_seconds):
@@ -96,6 +96,8 @@ class Follower:
                 close = await self._perform(sink, stream, [write])
                 if close is not None:
                     return close
+            if sink.state is State.TAIL and self._replica.syncing:
+                return Close("the records stored here are not those of their head: comparing them with the peer's")
             progress(sink)
 
     async def _perform(self, sink: Sink, stream: Stream[FromSink, FromSource], actions: list[Action]) -> Close | None:
@@ -103,7 +105,7 @@ class Follower:
         while todo:
             match todo.popleft():
                 case Send(message):
-                    await stream.send(message)
+                    await send_within(stream, message, self._settings.silence_seconds)
                 case Write() as write:
                     if not await self._write(write):
                         return Close("another agent of this zone runs this link")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from federation.head import Pair
 from federation.link.source import Refusal, Source
-from federation.link.stream import Stream, StreamBroken
+from federation.link.stream import Stream, StreamBroken, send_within
 from federation.pulse import Pulse
 from fedmarket.errors import Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
@@ -20,7 +20,7 @@ class ServeSettings:
     beat_seconds: float = 2.0
     """A quiet stream says so this often."""
     diff_idle_seconds: float = 60.0
-    """How long a state is held for a follower that asks for nothing."""
+    """How long a state is held for a follower that asks for nothing, and a stream for one that takes nothing."""
 
 
 async def serve(
@@ -42,7 +42,7 @@ async def serve(
             await _talk(source, stream, inbox, wake, catch_up, settings)
         except Refusal as refusal:
             with suppress(StreamBroken):
-                await stream.send(refusal.message)
+                await send_within(stream, refusal.message, settings.beat_seconds)
         except StreamBroken:
             pass  # the follower went away: nothing of ours depends on it
         finally:
@@ -72,14 +72,14 @@ async def _talk(
                 await _try_catch_up(catch_up, claimed)
             source.receive(message)
         while (answer := source.next()) is not None:
-            await stream.send(answer)
+            await send_within(stream, answer, settings.diff_idle_seconds)
             beat_at = loop.time()
             if not inbox.empty():
                 break
         if source.in_diff and loop.time() - heard_at > settings.diff_idle_seconds:
             source.drop_diff()
         if loop.time() - beat_at >= settings.beat_seconds and (beat := source.beat()) is not None:
-            await stream.send(beat)
+            await send_within(stream, beat, settings.diff_idle_seconds)
             beat_at = loop.time()
         if inbox.empty():
             await _wait(wake, settings.beat_seconds)

@@ -9,7 +9,7 @@ into one Write.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from federation.catalog import follows
@@ -237,18 +237,22 @@ class Sink:
         self._newer_or_equal(head)
         if len(message.buckets) != BUCKETS or root_digest(message.buckets) != head.head.root:
             raise _Fault("the peer's DIFF does not match its head", State.REFUSED)
+        self._verified.clear()  # the DIFF brings them too, and starts from what is stored
+        self._head, self._tree = self._stored
         self.state, self.current, self.there = State.DIFF, False, head
         self._diff = _Diff(head, list(message.buckets))
-        return [Fence(self.have.encode() if self.have else b"")]
+        return [Fence(self._stored_head())]
 
     def _bucket(self, diff: "_Diff", part: peer_pb2.Bucket) -> list[Action]:
         if part.index != diff.asked:
             raise _Fault(f"the peer sent bucket {part.index} unasked", State.REFUSED)
         diff.puts.update((entry.key, entry.value) for entry in part.puts)
         diff.deletes.extend(part.deletes)
+        if len(diff.puts) > diff.head.head.count:
+            raise _Fault("the peer sent more records than its head counts", State.REFUSED)
         if not part.last:
             return []
-        self._check_records(diff.puts, diff.deletes)
+        self._check_records(diff.puts, ())  # what is deleted is ours, whatever its key
         if any(bucket_index(key) != part.index for key in diff.puts):
             raise _Fault(f"the peer sent records of other buckets in bucket {part.index}", State.REFUSED)
         before = self._tree.bucket(part.index)
@@ -264,7 +268,8 @@ class Sink:
     def _advance(self, diff: "_Diff") -> list[Action]:
         """Take the next step of a DIFF: a Write that is due, the next bucket, or its end."""
         if diff.writes:
-            return [diff.writes.popleft()]
+            # With the head that is stored, so that no other agent can write, nor take for whole, what is being mixed.
+            return [replace(diff.writes.popleft(), head=self._stored_head())]
         if diff.todo:
             diff.asked = diff.todo.popleft()
             have = [Have(key=key, leaf=leaf.digest) for key, leaf in self._tree.bucket(diff.asked).items()]
@@ -274,6 +279,10 @@ class Sink:
         self._diff, self._head, self._pending = None, diff.head, (diff.head, self._tree)
         self.state = State.TAIL
         return [Write(head=diff.head.encode())]
+
+    def _stored_head(self) -> bytes:
+        """Return the bytes of the head that is stored; of none, the mark that a DIFF began."""
+        return self.have.encode() if self.have else b""
 
     # -- checks
 

@@ -4,6 +4,7 @@
 out of the ring and is given a DIFF; it never slows the home.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from federation.commit import CatalogState
@@ -26,6 +27,8 @@ from fedmarket.pb.fedmarket.v1.peer_pb2 import (
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
+MAX_WANTS = 16
+"""Buckets that a follower may ask for ahead."""
 BUCKET_PART_BYTES = 1 << 20
 """A bucket is sent in parts of about this size, so that messages stay below 2 MiB."""
 
@@ -51,7 +54,7 @@ class Source:
         """The state whose buckets the follower fetches."""
         self._unacknowledged: Pair | None = None
         """The head of a DIFF that the follower has not stored yet: until then it is told nothing else."""
-        self._out: Iterator[FromSource] = iter(())
+        self._out: deque[Iterator[FromSource]] = deque()
 
     @property
     def in_diff(self) -> bool:
@@ -83,9 +86,13 @@ class Source:
 
     def next(self) -> FromSource | None:
         """Return the next message to send, or None if there is nothing to say now."""
-        message = next(self._out, None)
-        if message is not None or self._unacknowledged is not None or self._sent is None:
-            return message
+        while self._out:
+            message = next(self._out[0], None)
+            if message is not None:
+                return message
+            self._out.popleft()
+        if self._unacknowledged is not None or self._sent is None:
+            return None
         entry = self._ring.after(self._sent.pair)
         if entry is not None and entry.head.head.prev == self._sent.hash:
             self._sent = entry.head
@@ -112,11 +119,11 @@ class Source:
         welcome = FromSource(welcome=Welcome(protocol=protocol, head=state.head.signed, yours=self._yours()))
         have = self._known(hello.have) if hello.HasField("have") and not hello.diff else None
         if have is None:
-            self._out = iter([welcome, self._start_diff(state)])
+            self._out = deque([iter([welcome, self._start_diff(state)])])
             return
         self._sent = have
         beat = [FromSource(beat=Beat(head=have.signed))] if have.hash == state.head.hash else []
-        self._out = iter([welcome, *beat])
+        self._out = deque([iter([welcome, *beat])])
 
     def _known(self, signed: SignedHead) -> SealedHead | None:
         """Return the follower's head if it is one of ours from which it can be told commit by commit.
@@ -135,8 +142,9 @@ class Source:
             raise Refusal("stale", "the state that these buckets belong to is no longer held: dial again")
         if want.bucket >= BUCKETS:
             raise Refusal("protocol", f"there is no bucket {want.bucket}")
-        pending, answer = self._out, self._bucket(self._diff, want)
-        self._out = _chain(pending, answer)
+        if len(self._out) >= MAX_WANTS:
+            raise Refusal("protocol", f"more than {MAX_WANTS} buckets were asked for before the first was taken")
+        self._out.append(self._bucket(self._diff, want))
 
     def _bucket(self, state: CatalogState, want: Want) -> Iterator[FromSource]:
         bucket = state.tree.bucket(want.bucket)
@@ -162,8 +170,3 @@ class Source:
         if self._ring.state is None:
             raise Refusal("busy", "this zone's catalog is not open yet: dial again")
         return self._ring.state
-
-
-def _chain(first: Iterator[FromSource], second: Iterator[FromSource]) -> Iterator[FromSource]:
-    yield from first
-    yield from second

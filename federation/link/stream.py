@@ -1,5 +1,6 @@
 """The port to a stream between two agents. Adapters: zone_agent/peers.py (gRPC), the simulated network of the tests."""
 
+import asyncio
 from typing import Protocol, TypeVar
 
 Sent_contra = TypeVar("Sent_contra", contravariant=True)
@@ -8,6 +9,15 @@ Received_co = TypeVar("Received_co", covariant=True)
 
 class StreamBroken(Exception):
     """The stream ended, for the reason given."""
+
+
+async def send_within(stream: "Stream[Sent_contra, object]", message: Sent_contra, seconds: float) -> None:
+    """Send a message, or give the stream up: whoever takes nothing for so long is gone. Raises StreamBroken."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stream.send(message)
+    except TimeoutError:
+        raise StreamBroken(f"the other side took nothing for {seconds:g} s") from None
 
 
 class Stream(Protocol[Sent_contra, Received_co]):
