@@ -199,6 +199,8 @@ class Jobs:
         """Say that a job that was entered has ended."""
         job.state = JobState.FAILED if error else JobState.DONE
         job.error = error.message if error else ""
+        if error is None:
+            job.done_bytes = job.total_bytes
         job.ended = time.time()
         job.pulse.fire()
         await self._duties.release(job.fence)

@@ -289,18 +289,20 @@ def test_names_and_ids_mean_the_same_and_a_zone_can_be_named_with_a_name(pair: P
     app = native.create_app("named", image.id, market.id)
     for zone in (pair.berlin, pair.tokyo):
         seen(zone, "named")
-        shown = [zone.ask("app", "show", which) for which in ("named", str(app.id), "named@berlin", "named@0")]
-        assert shown == [shown[0]] * 4
-        assert zone.cli("app", "show", "named@tokyo").status == NOT_FOUND
-        assert [row["name"] for row in zone.ask("app", "list", "--market", "named@berlin")] == ["named"]
+        shown = [zone.native.app(which) for which in ("named", app.id, "named@berlin", "named@0")]
+        assert shown == [app] * 4
+        with refused(grpc.StatusCode.NOT_FOUND, "not-found"):
+            zone.native.app("named@tokyo")
+    assert pair.tokyo.ask("app", "show", str(app.id)) == pair.tokyo.ask("app", "show", "named@berlin")
+    assert [row["name"] for row in pair.tokyo.ask("app", "list", "--market", "named@berlin")] == ["named"]
     assert pair.berlin.ask("image", "show", str(image.id))["name"] == "named"
 
 
 def test_a_name_with_an_at_sign_is_taken_literally_first(pair: Pair) -> None:
     literal = pair.berlin.native.create_market("sign@tokyo")
     until(lambda: "sign@tokyo" in pair.tokyo.native.market_names(), "tokyo sees it")
-    assert pair.tokyo.ask("market", "show", "sign@tokyo")["id"] == literal.id
-    assert pair.tokyo.ask("market", "show", "sign@tokyo@berlin")["id"] == literal.id
+    for name in ("sign@tokyo", "sign@tokyo@berlin"):
+        assert pair.tokyo.native.market(name).id == literal.id
 
 
 def test_a_name_that_the_other_zone_has_is_refused(pair: Pair) -> None:

@@ -37,6 +37,7 @@ def progress(phase: str) -> Iterator[Progress]:
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         DownloadColumn,
+        TaskID,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
@@ -52,14 +53,14 @@ def progress(phase: str) -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
         shown = phase
-        task = bars.add_task(phase, total=None)
+        task: TaskID | None = None
 
         def show(done: int, total: int, phase: str | None = None) -> None:
             nonlocal shown, task
-            if phase and phase != shown:
+            if task is None or (phase and phase != shown):
                 # A new phase counts from its own start: its own bar, rate and time.
-                shown = phase
-                task = bars.add_task(phase, total=None)
+                shown = phase or shown
+                task = bars.add_task(shown, total=None)
             bars.update(task, completed=done, total=total or None)
 
         yield show
