@@ -49,7 +49,7 @@ async def test_a_mark_that_is_noted_while_the_agent_stops_is_written_once_and_wh
 
     marks = HighWater(path)
     running = asyncio.create_task(marks.run(0.001))
-    monkeypatch.setattr(highwater.os, "fsync", slow)
+    monkeypatch.setattr(os, "fsync", slow)
     marks.note(HEAD)
     assert await asyncio.to_thread(writing.wait, BOUND)
     marks.note(replace(HEAD, seq=6))
@@ -74,7 +74,7 @@ async def test_a_disk_that_was_full_for_a_while_gets_the_mark_later(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(highwater.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         marks.note(HEAD)
         with pytest.raises(OSError, match="No space"):
             await marks.run(0.001)

@@ -27,7 +27,10 @@ METADATA = (("authorization", "Basic " + base64.b64encode(b"oneadmin:secret").de
 CREDENTIALS = Credentials(0, "oneadmin", "secret")
 
 
-class Answer(AppServiceServicer):  # type: ignore[misc]
+Servicer: Any = AppServiceServicer  # of which only two methods are called here
+
+
+class Answer(Servicer):  # type: ignore[misc] # its base is any
     """Answers Show, and Download after one message, by raising what it is given."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -52,7 +55,7 @@ class Answer(AppServiceServicer):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def served(servicer: Answer) -> AsyncGenerator[AppServiceStub, None]:
+async def served(servicer: Answer) -> AsyncGenerator[Any, None]:
     server = aio.server(interceptors=[Gate(CREDENTIALS)])
     add_AppServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
