@@ -54,6 +54,7 @@ check: $(DEV) $(PACKAGE) ## style, types, layers, generated docs; changes nothin
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --package demo
+	$(BIN)/mypy tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m zone_agent.cli.docs --check
 	deploy/check-addresses

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Generic, Self, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,12 +22,11 @@ from federation.link.source import Source
 from federation.link.stream import StreamBroken
 from federation.memory import MemoryStore
 from federation.opening import open_catalog
-from federation.records import Record, decode, encode
+from federation.records import Record, decode
 from federation.store import Txn
-from federation.tree import Tree
 from federation.trust.keys import ZoneKey
 from federation.writer import Writer, WriterSettings
-from fedmarket.pb.fedmarket.v1.record_pb2 import MarketRecord
+from fedmarket.pb.fedmarket.v1.record_pb2 import Envelope, MarketRecord
 from fedmarket.retry import Backoff
 
 S = TypeVar("S")
@@ -86,10 +86,10 @@ class End(Generic[S, R]):
             queue.put_nowait(None)
 
 
-def pipe() -> tuple[End[object, object], End[object, object]]:
-    """Return the two ends of a stream."""
-    there: asyncio.Queue[object] = asyncio.Queue(32)
-    back: asyncio.Queue[object] = asyncio.Queue(32)
+def pipe() -> tuple[End[Any, Any], End[Any, Any]]:
+    """Return the two ends of a stream: the sink's and the source's."""
+    there: asyncio.Queue[Any] = asyncio.Queue(32)
+    back: asyncio.Queue[Any] = asyncio.Queue(32)
     return End(there, back), End(back, there)
 
 
@@ -108,7 +108,7 @@ class Zone:
         self.writer = Writer(self.store, self.own, self.origin, WRITER)
         self.replicas: dict[int, Catalog] = {}
         self.links: dict[int, Link] = {}
-        self._streams: set[End[object, object]] = set()
+        self._streams: set[End[Any, Any]] = set()
         self.reachable = True
 
     async def __aenter__(self) -> Self:
@@ -139,7 +139,7 @@ class Zone:
         return link
 
     @asynccontextmanager
-    async def dial(self, home: "Zone") -> AsyncGenerator[End[object, object], None]:
+    async def dial(self, home: "Zone") -> AsyncGenerator[End[Any, Any], None]:
         """Open a stream to a home that serves it."""
         if not (self.reachable and home.reachable):
             raise StreamBroken("not reachable")
@@ -148,7 +148,7 @@ class Zone:
         self._streams.add(mine)
         home._streams.add(mine)
         serving = asyncio.create_task(
-            serve(source, its, home.own.pulse, lambda pair: home.own.wait_for(pair, 0.2), SERVE)  # type: ignore[arg-type]
+            serve(source, its, home.own.pulse, lambda pair: home.own.wait_for(pair, 0.2), SERVE)
         )
         try:
             yield mine
@@ -195,8 +195,6 @@ class Zone:
 
 def market(name: str) -> Record[MarketRecord]:
     """Return a market record with a fixed uid."""
-    from federation.records import Envelope
-
     return Record(Envelope(uid=bytes(16), min_reader=1), MarketRecord(name=name))
 
 
@@ -210,12 +208,7 @@ async def forge(zone: Zone, records: dict[str, bytes], *, signer: ZoneKey | None
     state = zone.own.state
     assert state is not None
     tree = state.tree.apply(records)
-    from dataclasses import replace
-
     head = replace(state.head.head, seq=state.head.head.seq + 1, prev=state.head.hash, root=tree.root, count=tree.count)
     puts = {zone.keyspace.own + key: value for key, value in records.items()}
     puts[zone.keyspace.own + HEAD] = seal(head, signer or zone.key).encode()
     assert (await zone.store.txn(Txn({}, puts=puts))).succeeded
-
-
-__all__ = ["Tree", "encode"]

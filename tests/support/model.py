@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from federation.link.link import Link
 from federation.link.serve import ServeSettings, serve
@@ -104,7 +105,7 @@ class Wire:
             end.hanging = True
 
 
-class SlowEnd(End[object, object]):
+class SlowEnd(End[Any, Any]):
     """An end of a stream that takes its time, and may stop to deliver."""
 
     def __init__(
@@ -156,7 +157,7 @@ class Agent(Zone):
         return link
 
     @asynccontextmanager
-    async def dial(self, home: Zone) -> AsyncGenerator[End[object, object], None]:
+    async def dial(self, home: Zone) -> AsyncGenerator[End[Any, Any], None]:
         """Open a stream to an agent of the other zone that runs."""
         agent = self.network.reach(self.zone, home.zone)
         there: asyncio.Queue[object] = asyncio.Queue(4)

@@ -9,9 +9,10 @@ import pytest
 from federation.catalog import Catalog, Mismatch, Publication
 from federation.keys import HEAD
 from federation.memory import MemoryStore
+from federation.records import encode
 from federation.store import Change, Revision, Txn
 from fedmarket.errors import Refused, Timeout
-from tests.support.federation import Zone, encode, key_of, market, names
+from tests.support.federation import Zone, key_of, market, names
 
 REPLICA = "/fedmarket/1/zone/100/replica/0/"
 

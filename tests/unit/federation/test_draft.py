@@ -5,11 +5,11 @@ import pytest
 from federation.draft import Draft, IdRange
 from federation.head import FEDERATION, PRIVATE, CatalogId
 from federation.index import Index
-from federation.records import Record
+from federation.records import Record, encode
 from federation.tree import Tree
 from fedmarket.errors import TooLarge
 from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, MarketRecord
-from tests.support.federation import encode, market
+from tests.support.federation import market
 
 
 def draft_of(

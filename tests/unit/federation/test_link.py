@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from federation.head import seal
-from federation.link.sink import State
+from federation.link.sink import Sink, State
+from federation.records import encode
 from federation.store import Txn
-from tests.support.federation import Zone, encode, forge, key_of, market, names
+from tests.support.federation import Zone, forge, key_of, market, names
 
 
 async def until(condition: "object", zone: Zone, home: int) -> None:
@@ -71,7 +72,12 @@ async def test_after_a_short_cut_only_the_missed_commits_are_sent() -> None:
         seen: list[State] = []
         link = tokyo.links[0]
         progress = link._progress
-        link._progress = lambda sink: (seen.append(sink.state), progress(sink))  # type: ignore[func-returns-value,method-assign]
+
+        def noted(sink: Sink) -> None:
+            seen.append(sink.state)
+            progress(sink)
+
+        link._progress = noted  # type: ignore[method-assign]
         tokyo.cut()
         await until(lambda s: s.state is State.DOWN, tokyo, 0)
         await berlin.create("missed")

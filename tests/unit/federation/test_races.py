@@ -10,10 +10,11 @@ from federation.link.sink import Sink, State
 from federation.link.source import Source
 from federation.link.stream import StreamBroken
 from federation.memory import MemoryStore
+from federation.records import encode
 from federation.store import Snapshot, StoreUnavailable, Txn, TxnResult
 from federation.tree import Tree
 from fedmarket.errors import Cancelled, OutcomeUnknown, Refused
-from tests.support.federation import SERVE, WRITER, End, Zone, encode, market, names, pipe
+from tests.support.federation import SERVE, WRITER, End, Zone, market, names, pipe
 from tests.support.waiting import eventually
 
 

@@ -10,9 +10,10 @@ from federation.head import SealedHead, seal
 from federation.link.ring import Ring
 from federation.link.sink import Action, Close, Fence, Send, Sink, State, Write
 from federation.link.source import Source
+from federation.records import encode
 from federation.tree import Tree
 from fedmarket.pb.fedmarket.v1.peer_pb2 import Beat, Bucket, Commit, Diff, Entry, FromSource, Welcome
-from tests.support.federation import Zone, encode, key_of, market
+from tests.support.federation import Zone, key_of, market
 
 
 class History:

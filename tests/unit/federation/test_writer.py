@@ -1,12 +1,13 @@
 """The writer: group commit, rules at exactly one head, and answers that are lost."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from federation.draft import Draft
 from federation.keys import HEAD
-from federation.memory import MemoryStore
+from federation.memory import MemoryStore, Moment
 from federation.store import StoreUnavailable, Txn
 from fedmarket.errors import AlreadyExists, NotHome, OutcomeUnknown, Refused, TooLarge, Unavailable
 from fedmarket.pb.fedmarket.v1.record_pb2 import MarketRecord
@@ -45,7 +46,7 @@ async def test_a_change_that_raises_leaves_no_trace_and_does_not_fail_its_neighb
 
 
 async def test_a_rule_sees_what_the_same_commit_has_changed_before_it() -> None:
-    def unique(name: str) -> "object":
+    def unique(name: str) -> Callable[[Draft], int]:
         def change(draft: Draft) -> int:
             if draft.named(MarketRecord, name):
                 raise AlreadyExists(name)
@@ -67,15 +68,20 @@ async def test_what_was_committed_is_read_at_once() -> None:
             assert zone.own.index.named("market", f"m{n}") == {record_id}
 
 
+def put(key: str) -> Callable[[Draft], None]:
+    """Return a change that writes a key behind the back of the draft's own checks."""
+    return lambda draft: draft._new.__setitem__(key, b"x")
+
+
 async def test_a_foreign_key_is_refused_by_the_commit_builder() -> None:
     async with Zone(0) as zone:
         before = zone.store.revision
         for foreign in ("app/100000100", "zone/100"):
             with pytest.raises(NotHome):
-                await zone.writer.commit(lambda draft, key=foreign: draft._new.__setitem__(key, b"x"))
+                await zone.writer.commit(put(foreign))
         for hostile in ("../100/app/100000100", "head", "lost/1/app/100", "catalog/100/app/100000100"):
             with pytest.raises(NotHome):
-                await zone.writer.commit(lambda draft, key=hostile: draft._new.__setitem__(key, b"x"))
+                await zone.writer.commit(put(hostile))
         assert zone.store.revision == before
 
 
@@ -89,14 +95,14 @@ async def test_an_oversized_record_is_refused_and_nothing_changes() -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_lost_answer_is_found_out(moment: str) -> None:
-    lost = []
+    lost: list[Txn] = []
 
-    def fault(txn: Txn, at: str) -> None:
+    def fault(txn: Txn, at: Moment) -> None:
         if at == moment and not lost and any("/market/" in key for key in txn.puts):
             lost.append(txn)
             raise StoreUnavailable("etcd did not answer")
 
-    async with Zone(0, MemoryStore(fault)) as zone:  # type: ignore[arg-type]
+    async with Zone(0, MemoryStore(fault)) as zone:
         if moment == "after":
             assert await zone.create("m") == 100
         else:
@@ -112,11 +118,11 @@ async def test_a_lost_answer_is_found_out(moment: str) -> None:
 async def test_an_answer_that_stays_lost_is_unknown() -> None:
     down = False
 
-    def fault(txn: Txn, at: str) -> None:
+    def fault(txn: Txn, at: Moment) -> None:
         if down:
             raise StoreUnavailable("etcd did not answer")
 
-    store = MemoryStore(fault)  # type: ignore[arg-type]
+    store = MemoryStore(fault)
     async with Zone(0, store) as zone:
         object.__setattr__(zone.writer._settings, "resolve_seconds", 0.05)
         down = True
