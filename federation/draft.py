@@ -83,9 +83,8 @@ class Draft:
     def get(self, message: type[M], record_id: int) -> Record[M] | None:
         """Return a record, or None."""
         key = record_key(kind_of(message), record_id)
-        value = self._overlay().get(key, ...)
-        if isinstance(value, type(...)):
-            value = self._tree.get(key)
+        overlay = self._overlay()
+        value = overlay[key] if key in overlay else self._tree.get(key)
         return None if value is None else decode(message, value)
 
     def named(self, message: type[M], name: str) -> list[tuple[int, Record[M]]]:

@@ -6,6 +6,7 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -43,6 +44,8 @@ from zone_agent.transfer.signing import UrlSigner
 
 log = logging.getLogger(__name__)
 
+THREADS = 64
+"""For whatever blocks: bytes that are copied must never keep a directory from being looked at."""
 RECOVERY_SECONDS = 2 * LEASE_SECONDS
 """How often an agent looks for what agents that died left behind: an agent that lives renews its lease meanwhile."""
 
@@ -54,6 +57,7 @@ async def run(config: Config) -> None:
     """Run the agent of a zone until SIGTERM or SIGINT. Raises FedmarketError if it cannot start."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
@@ -80,8 +84,14 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
 
         stores = Stores(config.zone.id, config.layout)
         signer = UrlSigner(core.key.derive(URL_SECRET), time.time)
-        base_url = _BaseUrl()
-        locator = Locator(core.catalogs.view, stores, peers, signer, base_url, timeouts.url_lifetime_seconds)
+        locator = Locator(
+            core.catalogs.view,
+            stores,
+            peers,
+            signer,
+            lambda: config.http.public_url(http.port),
+            timeouts.url_lifetime_seconds,
+        )
         services = _services(config, core, stores, locator, session, links)
         http = HttpFace(
             config.http.listen,
@@ -91,7 +101,12 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
             settings=HttpFaceSettings(shutdown_seconds=timeouts.shutdown_seconds),
         )
         native = NativeFace(
-            services, Projector(core.catalogs.view), credentials, config.grpc, timeouts.shutdown_seconds
+            services,
+            Projector(core.catalogs.view),
+            credentials,
+            config.grpc,
+            grace=timeouts.shutdown_seconds,
+            idle_seconds=timeouts.transfer_idle_seconds,
         )
         view = core.catalogs.view
         serving = ServeSettings(beat_seconds=timeouts.beat_seconds)
@@ -110,20 +125,11 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
                 # Ended first: jobs that are cancelled end the calls that watch them.
                 running(parts, config.backoff),
             ):
-                base_url.value = config.http.public_url(http.port)
-                await services.zones.publish(_zone_record(config, base_url.value, grpc_port, peer_port))
+                url = config.http.public_url(http.port)
+                await services.zones.publish(_zone_record(config, url, grpc_port, peer_port))
                 yield
         finally:
             await peers.close()
-
-
-class _BaseUrl:
-    """The URL at which others reach this agent's HTTP, known once its port is bound."""
-
-    value = ""
-
-    def __call__(self) -> str:
-        return self.value
 
 
 def _services(

@@ -20,6 +20,8 @@ from zone_agent.duties import Duties
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 4
+"""Jobs that run at a time; more wait. Each keeps a disk, a link and a thread or two busy."""
 KEPT = 1000
 """Ended jobs that are remembered, so that whoever watches late still learns how they ended."""
 
@@ -93,8 +95,9 @@ def fence_of(kind: JobKind, object_id: int) -> str:
 class Jobs:
     """The jobs of this agent. `run` must be running."""
 
-    def __init__(self, duties: Duties, watch_seconds: float = 0.2) -> None:
+    def __init__(self, duties: Duties, at_once: int = AT_ONCE, watch_seconds: float = 0.2) -> None:
         self._duties = duties
+        self._places = asyncio.Semaphore(at_once)
         self._watch_seconds = watch_seconds
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tasks: asyncio.TaskGroup | None = None
@@ -117,9 +120,8 @@ class Jobs:
             raise Refused("the agent is starting or stopping: try again in a moment")
         await self.enter(job)
         job.task = tasks.create_task(self._run(job, work, failed))
-        await asyncio.sleep(
-            0
-        )  # a task that is cancelled before its first step never runs, and could not say that it ended
+        # Cancelled before its first step, it would never run, nor say that it has ended.
+        await asyncio.sleep(0)
 
     async def enter(self, job: Job) -> None:
         """Make a job known that is run by the caller, who must call `leave`."""
@@ -169,8 +171,11 @@ class Jobs:
 
     async def _run(self, job: Job, work: Work, failed: Failed) -> None:
         error: FedmarketError | None = None
+        if self._places.locked():
+            job.begin("waiting", 0)
         try:
-            await work(job)
+            async with self._places:
+                await work(job)
         except FedmarketError as reason:
             error = reason
         except asyncio.CancelledError:

@@ -67,8 +67,12 @@ class EtcdServer:
         self._process.wait()
 
     def pause(self) -> None:
-        """Freeze it: connections stay open, nothing answers."""
+        """Freeze it: connections stay open, nothing answers. Returns when every thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(_state(task) == "T" for task in Path(f"/proc/{self.pid}/task").iterdir()):
+            assert time.monotonic() < deadline, "etcd does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -107,3 +111,8 @@ class EtcdServer:
 
 EtcdFactory = Callable[..., EtcdServer]
 """Called with etcd's flags, gives a started server that belongs to one test."""
+
+
+def _state(task: Path) -> str:
+    """Return the state of a thread, as in proc(5): the field behind its name in parentheses."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]

@@ -251,9 +251,9 @@ class Zone:
         roots = [self.directory / name for name in of]
         return sorted(str(f.relative_to(self.directory)) for root in roots for f in root.rglob("*") if f.is_file())
 
-    def market_file(self, market_id: int, object_name: str) -> Path:
-        """Return where a market without PUBLIC_DIR keeps a blob."""
-        return self.directory / "markets" / str(market_id) / object_name
+    def kept(self) -> tuple[object, ...]:
+        """Return all that a call which is refused must leave as it was: records, and the stores' files."""
+        return self.dump(), self.files()
 
 
 class Zones:

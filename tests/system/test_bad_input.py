@@ -40,20 +40,15 @@ BAD_NAMES = {
 }
 
 
-def state(zone: Zone) -> tuple[object, ...]:
-    """Everything that a zone keeps, in etcd and in files, its markets' and datastores' directories included."""
-    return zone.dump(), zone.files()
-
-
 @contextmanager
 def unchanged(zone: Zone) -> Iterator[None]:
     """Expect nothing to be different afterwards."""
-    before = state(zone)
+    before = zone.kept()
     yield
     try:
-        until(lambda: state(zone) == before, "nothing is left of what was refused")
+        until(lambda: zone.kept() == before, "nothing is left of what was refused")
     except AssertionError:
-        assert state(zone) == before  # which shows what is left
+        assert zone.kept() == before  # which shows what is left
 
 
 @pytest.fixture(scope="module")

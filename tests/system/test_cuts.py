@@ -1,9 +1,7 @@
 """Cuts, kills and ends: what two zones do while they cannot reach each other, and what a zone finds when it is back."""
 
 import os
-import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +12,16 @@ import grpc
 import pytest
 
 from demo import processes
-from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_STATE_FAILED, WatchJobRequest
+from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_STATE_FAILED
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
-    APP_STATE_ERROR,
-    APP_STATE_LOCKED,
-    APP_STATE_READY,
     IMAGE_STATE_ERROR,
-    IMAGE_STATE_LOCKED,
     IMAGE_STATE_READY,
 )
 from fedmarket.pb.fedmarket.v1.zone_pb2 import LINK_STATE_DOWN, LINK_STATE_TAIL
-from tests.support.native import SECONDS, code, parts, refused
+from tests.support.native import code
 from tests.support.proxy import Proxy
-from tests.support.zones import Pair, Zone, Zones, link, run, runs, until, yard
+from tests.support.zones import Pair, Zone, link, run, runs, until, yard
 
-MIB = 1 << 20
-SPARSE = 128 * MIB
-"""An image that takes long enough to copy for the test to do something meanwhile."""
 BAD_INPUT, NO_ANSWER = 2, 6
 STOPS_WITHIN = 8.0
 """Seconds; less than what an agent allows for what does not end by itself."""
@@ -95,13 +86,6 @@ def cuttable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cuttable]:
             made = Cuttable(berlin, tokyo, to_berlin, to_tokyo)
             made.start()
             yield made
-
-
-def sparse(directory: Path) -> Path:
-    file = directory / "sparse"
-    with file.open("wb") as made:
-        made.truncate(SPARSE)
-    return file
 
 
 # -- cuts
@@ -251,29 +235,6 @@ def test_a_home_that_restarts_behind_a_cut_is_caught_up_with(cuttable: Cuttable)
     assert {"unseen", "unseen-too"} <= set(cuttable.tokyo.native.market_names())
 
 
-def test_a_zone_whose_etcd_was_put_back_from_a_backup_begins_a_new_epoch(zones: Zones) -> None:
-    """What was written since the backup is gone at home and then at the peer, and no id is given twice."""
-    pair = zones.pair()
-    berlin, tokyo = pair.berlin, pair.tokyo
-    berlin.native.create_market("kept")
-    assert berlin.terminate() == 0
-    backup = berlin.directory / "backup"
-    shutil.copytree(berlin.directory / "etcd" / "data", backup)
-    berlin.start()
-    lost = berlin.native.create_market("lost")
-    pair.wait_equal()
-    assert tokyo.native.market_names() == ["kept", "lost"]
-    assert berlin.terminate() == 0
-    shutil.rmtree(berlin.directory / "etcd" / "data")
-    backup.rename(berlin.directory / "etcd" / "data")
-    berlin.start()
-    again = berlin.native.create_market("again")
-    assert again.id > lost.id
-    pair.wait_equal()
-    assert link(tokyo).here.epoch == 2
-    assert tokyo.native.market_names() == berlin.native.market_names() == ["kept", "again"]
-
-
 def test_a_follower_that_was_killed_goes_on_where_it_was(cuttable: Cuttable) -> None:
     for n in range(2):
         cuttable.berlin.native.create_market(f"follow-{n}")
@@ -286,98 +247,6 @@ def test_a_follower_that_was_killed_goes_on_where_it_was(cuttable: Cuttable) -> 
     assert [name for name in names if name.startswith("follow-")] == [
         name for n in range(2) for name in (f"follow-{n}", f"follow-{n}-later")
     ]
-
-
-def test_an_upload_that_a_kill_interrupts_ends_in_error_and_leaves_no_file(zones: Zones, tmp_path: Path) -> None:
-    zone = zones.make(0, "berlin")
-    zone.start()
-    native = zone.native
-    image = native.import_image("big", sparse(tmp_path))
-    market = native.create_market("big")
-    begun = native.begin_app("big", image.id, market.id)
-    until(lambda: zone.files(of=("markets",)), "bytes are on their way")
-    zone.kill()
-    zone.start()
-    native = zone.native
-    app = until(lambda: seen if (seen := native.app("big")).state != APP_STATE_LOCKED else None, "the app is unlocked")
-    assert app.state == APP_STATE_ERROR
-    assert app.error
-    assert zone.files(of=("markets",)) == []
-    assert native.image("big").state == IMAGE_STATE_READY
-    with refused(grpc.StatusCode.NOT_FOUND, "not-found"):
-        native.wait(begun.job_id)
-    native.delete_app("big")
-    native.delete_market(market.id)
-
-
-def test_an_export_that_a_kill_interrupts_ends_in_error_and_leaves_no_file(zones: Zones, tmp_path: Path) -> None:
-    zone = zones.make(0, "berlin")
-    zone.start()
-    native = zone.native
-    image = native.import_image("big", sparse(tmp_path))
-    market = native.create_market("big")
-    native.create_app("big", image.id, market.id)
-    files = zone.files()
-    native.begin_export("big", "brought")
-    until(lambda: zone.files() != files, "bytes are on their way")
-    zone.kill()
-    zone.start()
-    native = zone.native
-    left = until(
-        lambda: seen if (seen := native.image("brought")).state != IMAGE_STATE_LOCKED else None, "it is unlocked"
-    )
-    assert (left.state, bool(left.error)) == (IMAGE_STATE_ERROR, True)
-    assert zone.files() == files
-    native.delete_image("brought")
-    assert native.image("big").sha256 == image.sha256
-
-
-def test_an_import_that_a_kill_interrupts_leaves_an_image_in_error_and_no_file(zones: Zones) -> None:
-    zone = zones.make(0, "berlin")
-    zone.start()
-    begin_import(zone)
-    zone.kill()
-    zone.start()
-    native = zone.native
-    left = until(
-        lambda: seen if (seen := native.image("broken")).state != IMAGE_STATE_LOCKED else None, "it is unlocked"
-    )
-    assert (left.state, bool(left.error)) == (IMAGE_STATE_ERROR, True)
-    assert zone.files() == []
-    native.delete_image("broken")
-    assert native.import_image("broken", b"whole").size_bytes == 5
-
-
-def begin_import(zone: Zone) -> None:
-    """Begin an import that goes on until its agent ends."""
-    native = zone.native
-
-    def data() -> Iterator[bytes]:
-        yield bytes(MIB)
-        threading.Event().wait(SECONDS)
-
-    endless = native.images.Import.future(parts("broken", 2 * MIB, data()), metadata=native.metadata)
-    until(lambda: "broken" in native.image_names() and zone.files(), "the import has begun")
-    endless.add_done_callback(lambda call: None)
-
-
-def test_a_market_whose_directory_is_gone_does_not_keep_its_agent_from_starting(zones: Zones, tmp_path: Path) -> None:
-    """What a kill left in it cannot be removed now; everything else of the zone can be used."""
-    public = tmp_path / "public"
-    public.mkdir()
-    zone = zones.make(0, "berlin")
-    zone.start()
-    native = zone.native
-    image = native.import_image("big", sparse(tmp_path))
-    market = native.create_market("unmounted", PUBLIC_DIR=str(public))
-    native.begin_app("big", image.id, market.id)
-    until(lambda: any((public / ".staging").iterdir()), "bytes are on their way")
-    zone.kill()
-    public.rename(tmp_path / "elsewhere")
-    public.touch()
-    zone.start()
-    assert zone.native.market_names() == ["unmounted"]
-    assert zone.native.import_image("small", b"small").state == IMAGE_STATE_READY
 
 
 def test_an_etcd_that_is_killed_is_started_again_and_the_zones_go_on(cuttable: Cuttable) -> None:
@@ -438,28 +307,6 @@ def test_an_agent_that_is_told_to_stop_stops_quickly_and_leaves_no_process(
     assert not [child for child in children if child.alive]
     berlin.start()
     cuttable.wait_linked()
-
-
-def test_an_agent_that_is_told_to_stop_ends_what_it_was_doing(zones: Zones, tmp_path: Path) -> None:
-    zone = zones.make(0, "berlin")
-    zone.set("timeouts", shutdown_seconds=2.0)
-    zone.start()
-    native = zone.native
-    image = native.import_image("big", sparse(tmp_path))
-    market = native.create_market("big")
-    begin_import(zone)
-    begun = native.begin_app("big", image.id, market.id)
-    watch = native.jobs.Watch(WatchJobRequest(id=begun.job_id), metadata=native.metadata, timeout=SECONDS)
-    next(watch)
-    assert zone.terminate() == 0
-    assert "Traceback" not in zone.log.read_text()
-    zone.start()
-    native = zone.native
-    app = native.app("big")
-    assert (app.state, bool(app.error)) in {(APP_STATE_ERROR, True), (APP_STATE_READY, False)}
-    assert not [name for name in zone.files() if ".staging" in name]
-    assert native.image("big").state == IMAGE_STATE_READY
-    assert native.image_names() == ["big"]  # nothing is left of the import
 
 
 def test_a_second_agent_on_one_directory_is_refused_and_the_first_goes_on(cuttable: Cuttable) -> None:

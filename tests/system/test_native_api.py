@@ -1,8 +1,7 @@
 """The native gRPC API as a program meets it: what it offers, whom it lets in, and what breaks off half way."""
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -16,8 +15,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from fedmarket.pb.fedmarket.v1 import app_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_FEDERATION, SCOPE_ZONE, Page, Ref
 from fedmarket.pb.fedmarket.v1.image_pb2 import ImportImageRequest, ImportStart
-from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY, IMAGE_STATE_LOCKED
-from tests.support.native import SECONDS, Native, code, parts, ref, refused
+from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY
+from tests.support.native import SECONDS, Native, code, ref, refused
 from tests.support.zones import Zone, until
 
 FILES = (zone_pb2, market_pb2, app_pb2, image_pb2, job_pb2)
@@ -33,23 +32,6 @@ UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 @pytest.fixture(scope="module")
 def native(alone: Zone) -> Native:
     return alone.native
-
-
-def kept(zone: Zone) -> tuple[object, ...]:
-    """What a refused call must leave as it was: records, also the private ones, and files."""
-    return zone.dump(), zone.files()
-
-
-def importing(native: Native, messages: Sequence[ImportImageRequest]) -> image_pb2.Image:
-    return native.call(native.images.Import, iter(messages))
-
-
-def began(name: str, size: int) -> ImportImageRequest:
-    return ImportImageRequest(start=ImportStart(name=name, datastore=ref("default"), size_bytes=size))
-
-
-def data(content: bytes) -> ImportImageRequest:
-    return ImportImageRequest(data=content)
 
 
 # -- what it offers
@@ -192,90 +174,6 @@ def test_a_reader_that_leaves_in_the_middle_does_not_disturb_the_next(
     assert b"".join(part.data for part in rest) == content
 
 
-# -- imports that are none
-
-
-@pytest.mark.parametrize(
-    ("messages", "status", "cause"),
-    [
-        pytest.param([], INVALID, "bad-input", id="nothing"),
-        pytest.param([data(b"x")], INVALID, "bad-input", id="data-first"),
-        pytest.param([ImportImageRequest()], INVALID, "bad-input", id="an-empty-message-first"),
-        pytest.param([began("n", 3), began("n", 3)], INVALID, "bad-input", id="two-starts"),
-        pytest.param([began("n", 3), ImportImageRequest()], INVALID, "bad-input", id="an-empty-message"),
-        pytest.param([began("n", 0)], INVALID, "bad-input", id="no-size"),
-        pytest.param([began("n", 3), data(b"xx")], grpc.StatusCode.DATA_LOSS, "corrupt", id="fewer-bytes"),
-        pytest.param([began("n", 3)], grpc.StatusCode.DATA_LOSS, "corrupt", id="no-bytes"),
-        pytest.param([began("n", 3), data(b"xx"), data(b"xx")], grpc.StatusCode.DATA_LOSS, "corrupt", id="more-bytes"),
-        pytest.param([began("n", 1 << 62)], grpc.StatusCode.RESOURCE_EXHAUSTED, "no-space", id="more-than-the-disk"),
-        pytest.param([began("n", (1 << 64) - 1)], grpc.StatusCode.RESOURCE_EXHAUSTED, "no-space", id="2^64-1"),
-        pytest.param([began("n", 8 * MIB), data(bytes(5 * MIB))], grpc.StatusCode.RESOURCE_EXHAUSTED, "", id="5-MiB"),
-        pytest.param(
-            [ImportImageRequest(start=ImportStart(name="n", datastore=ref("nowhere"), size_bytes=1)), data(b"x")],
-            NOT_FOUND,
-            "not-found",
-            id="no-such-datastore",
-        ),
-        pytest.param(
-            [ImportImageRequest(start=ImportStart(name="n", size_bytes=1)), data(b"x")],
-            INVALID,
-            "bad-input",
-            id="without-a-datastore",
-        ),
-    ],
-)
-def test_an_import_out_of_order_is_refused_and_leaves_nothing(
-    alone: Zone, messages: list[ImportImageRequest], status: grpc.StatusCode, cause: str
-) -> None:
-    before = kept(alone)
-    with refused(status, cause):
-        importing(alone.native, messages)
-    until(lambda: kept(alone) == before, "nothing is left of the import")
-
-
-def test_an_import_that_is_cancelled_half_way_leaves_nothing(alone: Zone) -> None:
-    native, before = alone.native, kept(alone)
-    go_on = threading.Event()
-
-    def slowly() -> Iterator[bytes]:
-        yield bytes(MIB)
-        go_on.wait(SECONDS)
-
-    call = native.images.Import.future(parts("cancelled", 4 * MIB, slowly()), metadata=native.metadata, timeout=SECONDS)
-    until(lambda: "cancelled" in native.image_names(), "the import has begun")
-    assert native.image("cancelled").state == IMAGE_STATE_LOCKED
-    call.cancel()
-    go_on.set()
-    until(lambda: kept(alone) == before, "nothing is left of the import")
-
-
-def test_imports_that_are_cancelled_at_any_moment_leave_nothing(alone: Zone) -> None:
-    """Also while the record is being committed, and while the space is being reserved."""
-    native, before = alone.native, kept(alone)
-    for delay in range(40):
-        go_on = threading.Event()
-
-        def slowly(go_on: threading.Event = go_on) -> Iterator[bytes]:
-            yield bytes(MIB)
-            go_on.wait(SECONDS)
-
-        call = native.images.Import.future(
-            parts(f"cancelled-{delay}", 512 * MIB, slowly()), metadata=native.metadata, timeout=SECONDS
-        )
-        time.sleep(delay / 1000)
-        call.cancel()
-        go_on.set()
-    until(lambda: kept(alone) == before, "nothing is left of the imports")
-
-
-def test_a_name_that_an_import_holds_is_free_again_when_it_was_cancelled(alone: Zone) -> None:
-    native = alone.native
-    with refused(grpc.StatusCode.DATA_LOSS, "corrupt"):
-        importing(native, [began("again", 2), data(b"x")])
-    assert native.import_image("again", b"xx").size_bytes == 2
-    native.delete_image("again")
-
-
 # -- requests that say nothing, or what is not known
 
 
@@ -298,10 +196,10 @@ def test_a_request_that_names_nothing_is_bad_input_and_does_not_mean_id_0(
     alone: Zone, service: str, method: str, request_: object
 ) -> None:
     native = alone.native
-    before = kept(alone)
+    before = alone.kept()
     with refused(INVALID, "bad-input"):
         native.call(getattr(getattr(native, service), method), request_)
-    assert kept(alone) == before
+    assert alone.kept() == before
 
 
 @pytest.mark.parametrize(
@@ -332,30 +230,30 @@ def test_a_job_that_is_not_known_is_not_found(native: Native) -> None:
 
 
 def test_a_scope_that_is_none_is_bad_input(alone: Zone) -> None:
-    before = kept(alone)
+    before = alone.kept()
     request = market_pb2.CreateMarketRequest(name="scoped", driver="http")
     request.scope = 7  # type: ignore[assignment] # an open enum carries any number
     with refused(INVALID, "bad-input"):
         alone.native.call(alone.native.markets.Create, request)
-    assert kept(alone) == before
+    assert alone.kept() == before
 
 
 def test_an_image_type_that_is_none_is_bad_input(alone: Zone) -> None:
-    before = kept(alone)
+    before = alone.kept()
     start = ImportStart(name="typed", datastore=ref("default"), size_bytes=1)
     start.type = 77  # type: ignore[assignment] # an open enum carries any number
     with refused(INVALID, "bad-input"):
-        importing(alone.native, [ImportImageRequest(start=start), data(b"x")])
-    assert kept(alone) == before
+        alone.native.call(alone.native.images.Import, iter([ImportImageRequest(start=start)]))
+    assert alone.kept() == before
 
 
 def test_a_message_over_the_limit_is_refused_and_the_agent_goes_on(alone: Zone) -> None:
-    native, before = alone.native, kept(alone)
+    native, before = alone.native, alone.kept()
     request = market_pb2.CreateMarketRequest(name="n" * (5 * MIB), driver="http")
     with pytest.raises(grpc.RpcError) as caught:
         native.call(native.markets.Create, request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert kept(alone) == before
+    assert alone.kept() == before
 
 
 def test_a_record_over_the_limit_is_refused_and_its_neighbours_are_not(alone: Zone) -> None:

@@ -136,6 +136,8 @@ class ImageService:
         """Leave an image in ERROR, with the reason."""
 
         def change(message: ImageRecord) -> None:
+            if message.state != IMAGE_STATE_LOCKED:
+                return  # it ended otherwise meanwhile
             message.state = IMAGE_STATE_ERROR
             message.error.CopyFrom(Failure(text=error.message, time=int(time.time())))
 

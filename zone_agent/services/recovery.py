@@ -8,6 +8,7 @@ etcd of its own knows that nobody else is at work, and clears at once.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from drivers.capabilities import Deletable, Writable
 from federation.view import Found
@@ -78,8 +79,12 @@ class Recovery:
             for app_id in list(image.message.app_clones):
                 if abandoned(fence_of(JobKind.CREATE, app_id)):
                     await self._try(self._images.release(image.id, app_id), f"image {image.id}")
-        for store in self._all_stores():
-            await self._try(self._sweep(store, lambda fence: not abandoned(fence)), "staging")
+        for market in self._view.page(MarketRecord, -1, _ALL):
+            if market.home == self._view.zone:
+                await self._try(self._sweep(partial(self._stores.market, market), abandoned), f"market {market.id}")
+        for datastore in self._view.page(DatastoreRecord, -1, _ALL):
+            sweep = self._sweep(partial(self._stores.datastore, datastore), abandoned)
+            await self._try(sweep, f"datastore {datastore.id}")
         self._suspects = unheld
 
     async def _try(self, clearing: Awaitable[None], what: str) -> None:
@@ -103,17 +108,14 @@ class Recovery:
         await self._remove(self._stores.datastore(datastore), image.message.object)
         await self._images.fail(image.id, _INTERRUPTED)
 
-    def _all_stores(self) -> list[object]:
-        markets = [self._stores.market(m) for m in self._view.page(MarketRecord, -1, _ALL) if m.home == self._view.zone]
-        return markets + [self._stores.datastore(d) for d in self._view.page(DatastoreRecord, -1, _ALL)]
-
     async def _remove(self, store: object, name: str) -> None:
         if isinstance(store, Deletable) and name:
             await in_thread(lambda: store.delete(name))
 
-    async def _sweep(self, store: object, running: Callable[[str], bool]) -> None:
+    async def _sweep(self, make: Callable[[], object], abandoned: Callable[[str], bool]) -> None:
+        store = make()
         if not isinstance(store, Writable):
             return
-        swept = await in_thread(lambda: store.sweep(running))
+        swept = await in_thread(lambda: store.sweep(lambda fence: not abandoned(fence)))
         if swept:
             log.info("%d leftovers were swept from staging", swept)

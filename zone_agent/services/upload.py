@@ -11,6 +11,7 @@ from fedmarket.digests import Digests, Hasher
 from fedmarket.errors import FedmarketError, NotFound, Refused
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     APP_STATE_ERROR,
+    APP_STATE_LOCKED,
     APP_STATE_READY,
     AppRecord,
     DatastoreRecord,
@@ -77,6 +78,8 @@ class Upload:
         """Leave the app in ERROR, with the reason, and the image free."""
 
         def failed(message: AppRecord) -> None:
+            if message.state != APP_STATE_LOCKED:
+                return  # it ended otherwise meanwhile
             message.state = APP_STATE_ERROR
             message.error.CopyFrom(Failure(text=error.message, time=int(time.time())))
 

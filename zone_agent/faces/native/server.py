@@ -44,6 +44,9 @@ OPTIONS = [
     # A second agent on the same port is an error, not a colleague.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    # A client that was cut off without a word must not hold what it was sending for hours.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
 
@@ -64,13 +67,21 @@ class NativeFace:
     """The native API on its port."""
 
     def __init__(
-        self, services: Services, projector: Projector, credentials: Credentials, settings: GrpcSettings, grace: float
+        self,
+        services: Services,
+        projector: Projector,
+        credentials: Credentials,
+        settings: GrpcSettings,
+        *,
+        grace: float,
+        idle_seconds: float,
     ) -> None:
         self._services = services
         self._projector = projector
         self._credentials = credentials
         self._settings = settings
         self._grace = grace
+        self._idle_seconds = idle_seconds
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[int, None]:
@@ -91,7 +102,7 @@ class NativeFace:
 
     def _add(self, server: aio.Server) -> tuple[health.aio.HealthServicer, list[str]]:
         s = self._services
-        images = Images(s.images, self._projector)
+        images = Images(s.images, self._projector, self._idle_seconds)
         zone_pb2_grpc.add_ZoneServiceServicer_to_server(Zones(s.zones), server)
         zone_pb2_grpc.add_FederationServiceServicer_to_server(Federation(s.zones), server)
         market_pb2_grpc.add_MarketServiceServicer_to_server(Markets(s.markets, self._projector), server)

@@ -1,11 +1,12 @@
 """The native API's servicers: from messages to services and back, nothing else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from federation.view import Found
-from fedmarket.errors import BadInput
+from fedmarket.errors import BadInput, Timeout
 from fedmarket.pb.fedmarket.v1 import (
     app_pb2,
     app_pb2_grpc,
@@ -135,21 +136,22 @@ class Apps(app_pb2_grpc.AppServiceServicer):
 class Images(image_pb2_grpc.ImageServiceServicer):
     """fedmarket.v1.ImageService."""
 
-    def __init__(self, images: ImageService, projector: Projector) -> None:
+    def __init__(self, images: ImageService, projector: Projector, idle_seconds: float) -> None:
         self._images = images
         self._projector = projector
+        self._idle_seconds = idle_seconds
 
     def project(self, image: Found[ImageRecord]) -> image_pb2.Image:
         """Return an image as the API shows it."""
         return self._projector.image(image, self._images.source(image))
 
     async def Import(self, request: AsyncIterator[image_pb2.ImportImageRequest], context: Any) -> image_pb2.Image:
-        first = await anext(request, None)
+        first = await _next(request, self._idle_seconds)
         if first is None or first.WhichOneof("part") != "start":
             raise BadInput("an import begins with its name, datastore and size: send ImportStart first")
         start = first.start
         new = NewImage(start.name, ref(start.datastore), start.size_bytes, start.path, start.type)
-        return self.project(await self._images.import_stream(caller(), new, _data(request)))
+        return self.project(await self._images.import_stream(caller(), new, _data(request, self._idle_seconds)))
 
     async def List(self, request: image_pb2.ListImagesRequest, context: Any) -> image_pb2.ListImagesResponse:
         images, following = paged(request.page, self._images.list, self.project)
@@ -194,8 +196,19 @@ class JobWatch(job_pb2_grpc.JobServiceServicer):
                 yield project.job(state)
 
 
-async def _data(request: AsyncIterator[image_pb2.ImportImageRequest]) -> AsyncIterator[bytes]:
-    async for part in request:
+async def _next(
+    request: AsyncIterator[image_pb2.ImportImageRequest], idle_seconds: float
+) -> image_pb2.ImportImageRequest | None:
+    """Return the client's next message, None at the end. Raises Timeout: a client that says nothing holds no space."""
+    try:
+        async with asyncio.timeout(idle_seconds):
+            return await anext(request, None)
+    except TimeoutError:
+        raise Timeout(f"nothing came from the client for {idle_seconds:g} s: import the image again") from None
+
+
+async def _data(request: AsyncIterator[image_pb2.ImportImageRequest], idle_seconds: float) -> AsyncIterator[bytes]:
+    while (part := await _next(request, idle_seconds)) is not None:
         if part.WhichOneof("part") != "data":
             raise BadInput("after its start an import holds data only: send ImportStart once")
         yield part.data
