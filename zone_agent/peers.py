@@ -37,7 +37,7 @@ class PeerTimeouts:
 
 
 class Peers:
-    """Dials the peers of zone.toml. Use as a context; closing it closes the channels."""
+    """Dials the peers of zone.toml. Whoever made it calls `close` at the end."""
 
     def __init__(self, identity: Identity, addresses: Mapping[int, str], timeouts: PeerTimeouts) -> None:
         self._identity = identity

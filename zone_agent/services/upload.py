@@ -85,6 +85,8 @@ class Upload:
 
         try:
             await self._change_app(failed)
+            if self._catalogs.view.resolve(AppRecord, self._app_id).message.state == APP_STATE_ERROR:
+                await self._remove()  # it may have been published before its last commit failed
         except NotFound:
             log.info("app %d was deleted while it was made", self._app_id)
             await self._remove()
