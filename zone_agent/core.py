@@ -12,20 +12,18 @@ from dataclasses import dataclass
 
 from federation.catalog import Catalog
 from federation.commit import Origin
-from federation.etcd.child import ChildSettings, EmbeddedEtcd
-from federation.etcd.client import Settings, connect
-from federation.etcd.store import EtcdStore
 from federation.head import FEDERATION, PRIVATE, Pair, unseal_bytes
 from federation.highwater import HighWater
 from federation.keys import HEAD, Keyspace
 from federation.link.ring import Ring
-from federation.opening import claim_etcd, open_catalog
+from federation.opening import open_catalog
 from federation.store import Store
 from federation.trust.keys import PublicKey, ZoneKey
 from federation.view import View
 from federation.writer import Writer, WriterSettings
 from zone_agent.config import Config
 from zone_agent.duties import Duties
+from zone_agent.etcd import open_etcd
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.supervise import Part, running
 
@@ -70,14 +68,10 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
     agent = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
         parts: dict[str, Part] = {"high-water mark": high_water.run}
-        endpoints = config.etcd.endpoints
-        if config.etcd.embedded:
-            etcd = await stack.enter_async_context(_embedded(config))
-            endpoints = (etcd.endpoint,)
-            parts["etcd"] = lambda: _keep(etcd)
-        settings = Settings(call_seconds=config.timeouts.etcd_call_seconds)
-        store = EtcdStore(await stack.enter_async_context(connect(endpoints, settings)))
-        await claim_etcd(store, keyspace, embedded=config.etcd.embedded)
+        etcd = await stack.enter_async_context(open_etcd(config, keyspace))
+        store = etcd.store
+        if etcd.keep is not None:
+            parts["etcd"] = etcd.keep
 
         own = Catalog(config.zone.id, keyspace.own, key.public, own=True)
         private = Catalog(config.zone.id, keyspace.private, key.public, own=True)
@@ -114,26 +108,6 @@ def _replica(keyspace: Keyspace, peer: int, key: str) -> Catalog:
 
 def _bind_follow(catalog: Catalog, store: Store) -> Part:
     return lambda: catalog.follow(store)
-
-
-@asynccontextmanager
-async def _embedded(config: Config) -> AsyncGenerator[EmbeddedEtcd, None]:
-    settings = ChildSettings(
-        binary=config.etcd.binary,
-        client_port=config.etcd.client_port,
-        start_seconds=config.timeouts.etcd_start_seconds,
-        stop_seconds=config.timeouts.shutdown_seconds,
-    )
-    async with EmbeddedEtcd(config.layout.etcd, settings) as etcd:
-        yield etcd
-
-
-async def _keep(etcd: EmbeddedEtcd) -> None:
-    """Start etcd again whenever it exits."""
-    while True:
-        status = await etcd.wait()
-        log.error("etcd exited with status %d: starting it again", status)
-        await etcd.start()
 
 
 async def _keep_head(own: Catalog, writer: Writer, duties: Duties, idle_seconds: float) -> None:

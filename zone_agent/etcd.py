@@ -1,0 +1,60 @@
+"""The etcd of a zone, as zone.toml says: a child process of the agent, or one that runs elsewhere."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from federation.etcd.child import ChildSettings, EmbeddedEtcd
+from federation.etcd.client import Settings, connect
+from federation.etcd.store import EtcdStore
+from federation.keys import Keyspace
+from federation.opening import claim_etcd
+from federation.store import Store
+from zone_agent.config import Config
+from zone_agent.supervise import Part
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEtcd:
+    """An etcd that answers, and is this zone's to use."""
+
+    store: Store
+    keep: Part | None
+    """Starts a child process again whenever it exits; None for an etcd that runs elsewhere."""
+
+
+@asynccontextmanager
+async def open_etcd(config: Config, keyspace: Keyspace) -> AsyncGenerator[OpenEtcd, None]:
+    """Start or reach this zone's etcd, and hold it while the context is open.
+
+    Raises ConfigError if it is another zone's, or held by another agent, and Unavailable if it does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        endpoints, keep = config.etcd.endpoints, None
+        if config.etcd.embedded:
+            child = await stack.enter_async_context(EmbeddedEtcd(config.layout.etcd, _child_settings(config)))
+            endpoints, keep = (child.endpoint,), lambda: _keep(child)
+        settings = Settings(call_seconds=config.timeouts.etcd_call_seconds)
+        store = EtcdStore(await stack.enter_async_context(connect(endpoints, settings)))
+        await claim_etcd(store, keyspace, embedded=config.etcd.embedded)
+        yield OpenEtcd(store, keep)
+
+
+def _child_settings(config: Config) -> ChildSettings:
+    return ChildSettings(
+        binary=config.etcd.binary,
+        client_port=config.etcd.client_port,
+        start_seconds=config.timeouts.etcd_start_seconds,
+        stop_seconds=config.timeouts.shutdown_seconds,
+    )
+
+
+async def _keep(child: EmbeddedEtcd) -> None:
+    """Start etcd again whenever it exits."""
+    while True:
+        status = await child.wait()
+        log.error("etcd exited with status %d: starting it again", status)
+        await child.start()
