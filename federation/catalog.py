@@ -56,8 +56,12 @@ class Catalog:
         self.index = Index()
         self.fault = ""
         """Why what is stored is not believed, and nothing may be written. Empty: nothing is wrong."""
+        self.barred = ""
+        """Why nothing may be written although what is stored is sound. Empty: nothing is wrong."""
         self.syncing = False
         """Whether the stored records match no head, because a DIFF is being written."""
+        self.vanished: SealedHead | None = None
+        """The head that was published here before the store went back behind it; only of an own catalog."""
         self.pulse = Pulse()
         """Fires whenever something was read from the store, published or not."""
         self._key = key
@@ -70,6 +74,7 @@ class Catalog:
         self._direct: set[int] = set()
         self._recent: OrderedDict[Pair, bytes] = OrderedDict()
         self._listeners: list[Callable[[Publication], None]] = []
+        self._watching: asyncio.Timeout | None = None
 
     @property
     def state(self) -> CatalogState | None:
@@ -91,6 +96,13 @@ class Catalog:
         """The raw head, the records and the head's mod_revision as they are stored, published or not."""
         return self._stored_head, self._stored, self._stored_head_revision
 
+    @property
+    def base(self) -> CatalogState | None:
+        """What the next commit is built on: what is stored, which is older than what is published if it vanished."""
+        if self.vanished is None:
+            return self._published
+        return CatalogState(unseal_bytes(self._stored_head, self._key), self._stored, self._stored_head_revision)
+
     def hash_at(self, pair: Pair) -> bytes | None:
         """Return the hash of the head that was published at `pair`, if that was not long ago."""
         return self._recent.get(pair)
@@ -101,54 +113,76 @@ class Catalog:
 
     async def wait_for(self, pair: Pair, timeout: float) -> None:
         """Wait until a head of at least `pair` is published. Raises Timeout after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self.pair < pair:
-                    await self.pulse.wait()
-        except TimeoutError as error:
-            raise Timeout(
-                f"the catalog of zone {self.home} did not reach commit {pair[0]}/{pair[1]} here within {timeout:g} s: "
-                "look at `fedmarket federation status`"
-            ) from error
+        await self._wait_until(
+            lambda: self.pair >= pair,
+            timeout,
+            f"the catalog of zone {self.home} did not reach commit {pair[0]}/{pair[1]} here within {timeout:g} s: "
+            "look at `fedmarket federation status`",
+        )
 
     async def wait_applied(self, revision: int, timeout: float) -> None:
         """Wait until the store's `revision` was applied, published or not. Raises Timeout after `timeout` seconds."""
+        await self._wait_until(lambda: self._applied >= revision, timeout, _behind(timeout))
+
+    async def wait_echo(self, revision: int, timeout: float) -> None:
+        """Wait until the store itself has shown what was applied direct as `revision`. Raises Timeout."""
+        await self._wait_until(lambda: revision not in self._direct, timeout, _behind(timeout))
+
+    async def wait_moved(self, revision: int, timeout: float) -> None:
+        """Wait until the stored head is no longer the one of `revision`. Raises Timeout after `timeout` seconds."""
+        await self._wait_until(lambda: self._stored_head_revision != revision, timeout, _behind(timeout))
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout: float, otherwise: str) -> None:
         try:
             async with asyncio.timeout(timeout):
-                while self._applied < revision:
+                while not condition():
                     await self.pulse.wait()
         except TimeoutError as error:
-            raise Timeout(
-                f"etcd's watch is more than {timeout:g} s behind: try again when etcd is less busy"
-            ) from error
+            raise Timeout(otherwise) from error
+
+    def doubt(self) -> None:
+        """Have everything listed again: what is here may not be what is stored."""
+        if self._watching is not None:
+            self._watching.reschedule(0)
 
     async def follow(self, store: Store) -> None:
         """Keep this catalog in step with the store, for ever."""
         doubted = False
         while True:
+            applied = self._applied
             snapshot = await store.snapshot(self.prefix)
-            if doubted and snapshot.revision < self._applied:
+            went_back = snapshot.revision < applied  # a listing is never older than what was applied before it
+            if doubted and not went_back and snapshot.revision < self._applied:
                 continue  # a write of our own overtook the listing, which must not settle the doubt
             doubted = False
-            self.reset(snapshot)
+            self.reset(snapshot, went_back=went_back)
             try:
-                async with aclosing(store.watch(self.prefix, snapshot.revision + 1)) as revisions:
-                    async for revision in revisions:
-                        self.apply(revision)
-            except Compacted:
-                log.info("history of %s was compacted away: listing again", self.prefix)
+                async with asyncio.timeout(None) as self._watching:
+                    async with aclosing(store.watch(self.prefix, snapshot.revision + 1)) as revisions:
+                        async for revision in revisions:
+                            self.apply(revision)
+            except Compacted as reason:
+                log.info("%s: %s: listing again", self.prefix, reason)
             except Mismatch as reason:
                 log.warning("%s: %s: listing again", self.prefix, reason)
                 doubted = True
+            except TimeoutError:
+                doubted = True
+            finally:
+                self._watching = None
 
-    def reset(self, snapshot: Snapshot) -> None:
-        """Take over what a listing of the prefix found."""
-        self._reset(snapshot)
+    def reset(self, snapshot: Snapshot, *, went_back: bool = False) -> None:
+        """Take over what a listing of the prefix found; `went_back` if the store is older than it was.
+
+        Without it a listing that a write of our own has overtaken is left out.
+        """
+        if went_back:
+            log.error("%s: etcd went back from revision %d to %d", self.prefix, self._applied, snapshot.revision)
+        if went_back or snapshot.revision >= self._applied:
+            self._reset(snapshot, went_back=went_back)
         self.pulse.fire()
 
-    def _reset(self, snapshot: Snapshot) -> None:
-        if snapshot.revision < self._applied:
-            return
+    def _reset(self, snapshot: Snapshot, *, went_back: bool) -> None:
         puts, head = self._split(Change(item.key, item.value) for item in snapshot.items)
         records = {key: value for key, value in puts.items() if value is not None}
         self._stored_head_revision = next((i.mod_revision for i in snapshot.items if i.key == self.prefix + HEAD), 0)
@@ -156,24 +190,31 @@ class Catalog:
         self._direct.clear()
         self._stored, self._stored_head = Tree.of(records), (head.value if head else None) or b""
         if not self._stored_head:
-            self._show_mix()
+            if self.own and self._published is not None:
+                self._blame(
+                    f"etcd has lost all that was at {self.prefix}: stop the agent, then put etcd's data back, or see "
+                    "`fedmarket zone restore --help`"
+                )
+            else:
+                self._show_mix()
             return
         try:
             sealed = unseal_bytes(self._stored_head, self._key)
         except Corrupt as error:
-            log.error("%s: %s", self.prefix, error.message)
-            self.fault = f"what is stored at {self.prefix} cannot be trusted ({error.message})"
+            self._blame(f"what is stored at {self.prefix} cannot be trusted ({error.message})")
             return
-        if (sealed.head.root, sealed.head.count) == (self._stored.root, self._stored.count):
-            self._publish(sealed, consecutive=False)
-        elif self.own:
-            self.fault = (
-                f"the records stored at {self.prefix} do not match their signed head: "
-                "changes are refused until `fedmarket zone repair`"
-            )
-            log.error("%s", self.fault)
+        if not sealed.describes(self._stored):
+            if self.own:
+                self._blame(
+                    f"the records stored at {self.prefix} do not match their signed head: "
+                    "changes are refused until `fedmarket zone repair`"
+                )
+            else:
+                self._show_mix()
+        elif self._published is not None and self._contradicts(self._published.head, sealed, went_back=went_back):
+            self._fall_behind(self._published.head, sealed)
         else:
-            self._show_mix()
+            self._publish(sealed, consecutive=False)
 
     def apply(self, revision: Revision, *, direct: bool = False) -> None:
         """Apply one complete revision; `direct` when this agent wrote it itself and has not seen its echo yet.
@@ -219,22 +260,47 @@ class Catalog:
             sealed = unseal_bytes(self._stored_head, self._key)
         except Corrupt as error:
             raise Mismatch(str(error)) from error
-        before = self._published
-        if (sealed.head.root, sealed.head.count) != (self._stored.root, self._stored.count):
+        if not sealed.describes(self._stored):
             if self.own:
                 raise Mismatch(f"the records do not match head {sealed.pair}")
             self.syncing = True
             return
-        consecutive = before is not None and follows(before.head, sealed)
-        if self.own and before is not None and not consecutive and sealed.head.epoch == before.head.head.epoch:
-            raise Mismatch(f"head {sealed.pair} does not follow {before.head.pair}")
-        self._publish(sealed, consecutive=consecutive)
+        before = self._published.head if self._published else None
+        consecutive = before is not None and follows(before, sealed)
+        if self.own and before is not None and not consecutive and sealed.head.epoch <= before.head.epoch:
+            raise Mismatch(f"head {sealed.pair} does not follow {before.pair}")
+        if before is not None and self._contradicts(before, sealed):
+            self._fall_behind(before, sealed)
+        else:
+            self._publish(sealed, consecutive=consecutive)
+
+    def _contradicts(self, before: SealedHead, now: SealedHead, *, went_back: bool = False) -> bool:
+        """Say whether `now` cannot come after `before`, which was published: readers never go back.
+
+        An own catalog in a store that was put back goes on in a new epoch only: until then even a greater seq is of
+        another line of commits.
+        """
+        if self.own and (self.vanished or went_back) and now.head.epoch == before.head.epoch:
+            return now.hash != before.hash
+        return now.pair < before.pair or (now.pair == before.pair and now.hash != before.hash)
+
+    def _fall_behind(self, before: SealedHead, now: SealedHead) -> None:
+        """Keep what is published, because the store was put back: to `now`, behind `before`."""
+        self.syncing, self.fault = False, ""
+        if self.own and self.vanished is None:
+            self.vanished = before
+            log.error("%s: etcd went back from head %s to %s", self.prefix, before.pair, now.pair)
+
+    def _blame(self, fault: str) -> None:
+        if fault != self.fault:
+            log.error("%s", fault)
+        self.fault = fault
 
     def _publish(self, head: SealedHead, *, consecutive: bool) -> None:
         changed = frozenset(self._stored.changed_keys(self._shown))
         self._shown = self._stored
         self._published = CatalogState(head, self._stored, self._stored_head_revision)
-        self.syncing, self.fault = False, ""
+        self.syncing, self.fault, self.vanished = False, "", None
         self._recent[head.pair] = head.hash
         while len(self._recent) > RECENT_HEADS:
             self._recent.popitem(last=False)
@@ -244,7 +310,7 @@ class Catalog:
             listener(publication)
 
     def _show_mix(self) -> None:
-        self.syncing = bool(self._stored.count)
+        self.syncing = bool(self._stored.count or self._stored_head)
         if self._published is None:
             changed = self._stored.changed_keys(self._shown)
             self._shown = self._stored
@@ -266,6 +332,10 @@ class Catalog:
                     continue
                 records[key] = change.value
         return records, head
+
+
+def _behind(seconds: float) -> str:
+    return f"etcd's watch is more than {seconds:g} s behind: try again when etcd is less busy"
 
 
 def follows(before: SealedHead, after: SealedHead) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from federation.tree import Tree
 from fedmarket.errors import Corrupt
 from fedmarket.pb.fedmarket.v1.head_pb2 import (
     CATALOG_FEDERATION,
@@ -114,6 +115,10 @@ class SealedHead:
     def pair(self) -> Pair:
         """(epoch, seq)."""
         return self.head.pair
+
+    def describes(self, tree: Tree) -> bool:
+        """Say whether these are the records that the head was signed over."""
+        return (self.head.root, self.head.count) == (tree.root, tree.count)
 
     def encode(self) -> bytes:
         """Return what is stored at .../head."""

@@ -1,9 +1,9 @@
 """Opening a catalog that this zone writes: whether the store is ours, and the one that we left."""
 
 import logging
-from collections.abc import Mapping
 
 from federation.commit import Origin, seal_tree
+from federation.epoch import seal_epoch
 from federation.head import Head, SealedHead, unseal_bytes
 from federation.highwater import HighWater, Mark
 from federation.keys import HEAD, Keyspace
@@ -12,9 +12,6 @@ from federation.tree import Tree
 from fedmarket.errors import ConfigError, Corrupt
 
 log = logging.getLogger(__name__)
-
-RESTORED_ID_GAP = 10_000
-"""After a restore ids go on this far above the greatest that is known, so that none is given out twice."""
 
 
 async def claim_etcd(store: Store, keyspace: Keyspace, *, embedded: bool) -> None:
@@ -47,8 +44,8 @@ async def open_catalog(store: Store, origin: Origin, high_water: HighWater, time
         if mark is not None:
             raise ConfigError(
                 f"etcd holds nothing at {origin.prefix}, but this zone is known to have reached commit "
-                f"{mark.epoch}/{mark.seq}: put etcd's data back, or start a new epoch with "
-                "`fedmarket zone init --new-epoch`"
+                f"{mark.epoch}/{mark.seq}: put etcd's data back, get the catalog from a peer with "
+                "`fedmarket zone restore`, or go on without it with `fedmarket zone init --new-epoch`"
             )
         head = seal_tree(origin, (1, 1), None, Tree.empty(), {}, time_ms)
         return await _put_head(store, at_head, 0, head)
@@ -75,10 +72,10 @@ async def _new_epoch(store: Store, origin: Origin, mark: Mark, time_ms: int) -> 
             f"what was put back at {origin.prefix} does not match its own signed head: put back another backup of etcd"
         )
     revision = next(i.mod_revision for i in snapshot.items if i.key == origin.prefix + HEAD)
-    epoch = max(mark.epoch, stored.head.epoch) + 1
-    next_ids = _beyond(stored.head.next_ids, mark.next_ids)
-    head = seal_tree(origin, (epoch, 1), stored, tree, next_ids, time_ms)
-    log.warning("the store is older than commit %s that this zone had reached: epoch %d begins", mark.pair, epoch)
+    head = seal_epoch(origin, stored, tree, [mark], time_ms)
+    log.warning(
+        "%s is older than commit %s that this zone had reached: epoch %d begins", origin.prefix, mark.pair, head.pair[0]
+    )
     return await _put_head(store, origin.prefix + HEAD, revision, head)
 
 
@@ -87,8 +84,3 @@ async def _put_head(store: Store, at_head: str, seen: int, head: SealedHead) -> 
     if not result.succeeded:
         raise ConfigError("another agent of this zone is opening the same store: start this one again")
     return head.head
-
-
-def _beyond(stored: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-    kinds = stored.keys() | known.keys()
-    return {kind: max(stored.get(kind, 0), known.get(kind, 0)) + RESTORED_ID_GAP for kind in kinds}

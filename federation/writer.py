@@ -8,15 +8,18 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from federation.catalog import Catalog
+from federation.catalog import Catalog, Publication
 from federation.commit import CatalogState, Commit, Origin, build_commit
 from federation.draft import Draft, IdRange
+from federation.epoch import Known, build_epoch
 from federation.head import Pair, unseal_bytes
-from federation.store import Change, Revision, Store, StoreUnavailable
+from federation.store import Change, KeyValue, Revision, Store, StoreUnavailable
 from fedmarket.errors import Cancelled, Corrupt, FedmarketError, OutcomeUnknown, Refused, Timeout, Unavailable
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ class WriterSettings:
     """How long to find out what became of a commit whose answer was lost."""
     retry_seconds: float = 0.2
     """Pause between two attempts to find out."""
+    fairness_seconds: float = 1.0
+    """For so long after another agent's commit was seen, each of ours waits for the echo of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class _Request:
     change: Callable[[Draft], object]
     done: asyncio.Future[Committed[object]]
     beat: bool = False
+    epoch: Sequence[Known] | None = None
+    """Asks for a new epoch after all of these."""
 
 
 class Writer:
@@ -73,6 +80,10 @@ class Writer:
         self._queue: asyncio.Queue[_Request] = asyncio.Queue(settings.queue)
         self._carried: deque[_Request] = deque()
         self._stopped = False
+        self._rival_seen = -settings.fairness_seconds
+        """When another agent's commit was last seen, on the loop's clock."""
+        self._last_revision = 0
+        catalog.listen(self._look_for_rivals)
 
     async def commit(self, change: Callable[[Draft], T]) -> Committed[T]:
         """Apply a change; what it raises is raised here, and then nothing was changed.
@@ -87,12 +98,22 @@ class Writer:
         """Commit an empty change: a sign of life for whoever reads the head."""
         await self._submit(lambda _: None, beat=True)
 
-    async def _submit(self, change: Callable[[Draft], T], *, beat: bool) -> Committed[T]:
+    async def begin_epoch(self, known: Sequence[Known]) -> None:
+        """Begin an epoch after all that is `known`, over what is stored, because the store was put back.
+
+        Does nothing if the catalog has come to a later epoch than each of these meanwhile; for none it always begins.
+        """
+        await self._submit(lambda _: None, epoch=known)
+
+    async def _submit(
+        self, change: Callable[[Draft], T], *, beat: bool = False, epoch: Sequence[Known] | None = None
+    ) -> Committed[T]:
         if self._stopped:
             raise _never()
         done: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
+        request = _Request(change, done, beat, epoch)  # type: ignore[arg-type] # T is erased in the queue
         try:
-            self._queue.put_nowait(_Request(change, done, beat))  # type: ignore[arg-type] # T is erased in the queue
+            self._queue.put_nowait(request)
         except asyncio.QueueFull:
             raise Unavailable("too many changes are waiting to be written: try again in a moment") from None
         return await done
@@ -119,23 +140,69 @@ class Writer:
     async def _write(self, batch: list[_Request]) -> None:
         """Commit a batch, evaluating it again after each lost race."""
         while batch:
-            state = self._catalog.state
-            if self._catalog.fault or state is None:
-                reason = self._catalog.fault or "this zone's catalog is not open yet: try again in a moment"
-                return _fail_all(batch, Refused(reason) if self._catalog.fault else Unavailable(reason))
+            state = self._catalog.base
+            refusal = self._catalog.fault or self._catalog.barred
+            if refusal or state is None:
+                reason = refusal or "this zone's catalog is not open yet: try again in a moment"
+                return _fail_all(batch, Refused(reason) if refusal else Unavailable(reason))
+            try:
+                known = self._known_beyond(state, batch)
+                if known is not None:
+                    await self._begin(state, known, batch)
+                    continue
+                await self._take_turn()
+            except FedmarketError as error:
+                return _fail_all(batch, error)
             draft = Draft(state.tree, self._catalog.index, state.head.head.next_ids, self._ids)
             results = self._evaluate(batch, draft)
             if not draft.changes and not any(request.beat for request, _ in results):
                 return _succeed(results, state.head.pair)
             try:
-                commit = build_commit(self._origin, state, draft.changes, draft.next_ids, int(self._clock() * 1000))
-                won = await self._apply(state, commit)
+                commit = build_commit(self._origin, state, draft.changes, draft.next_ids, self._time_ms())
+                empty = partial(build_commit, self._origin, state, {}, state.head.head.next_ids, self._time_ms())
+                won = await self._apply(state, commit, empty)
             except FedmarketError as error:
                 return _fail_all([request for request, _ in results], error)
             if won:
                 return _succeed(results, commit.head.pair)
             batch = [request for request, _ in results if not request.done.done()]
         return None
+
+    def _known_beyond(self, state: CatalogState, batch: list[_Request]) -> Sequence[Known] | None:
+        """Return what the next commit must begin an epoch after; None if it may follow `state`."""
+        known: list[Known] = [] if self._catalog.vanished is None else [self._catalog.vanished.head]
+        known += [one for request in batch for one in request.epoch or () if one.pair[0] >= state.head.pair[0]]
+        forced = any(request.epoch is not None and not request.epoch for request in batch)
+        return known if known or forced else None
+
+    async def _begin(self, state: CatalogState, known: Sequence[Known], batch: list[_Request]) -> None:
+        """Write the first commit of a new epoch."""
+
+        def build() -> Commit:
+            return build_epoch(self._origin, state, known, self._time_ms())
+
+        commit = build()
+        if await self._apply(state, commit, build):
+            log.warning("%s: epoch %d has begun", self._origin.prefix, commit.head.pair[0])
+            for request in batch:
+                request.epoch = None
+
+    async def _take_turn(self) -> None:
+        """Let another agent of the zone be first, if one is at work: wait until etcd has shown our last commit.
+
+        It has seen that commit by then too; whoever went on at once, by what it applied itself, would always win.
+        """
+        rival_age = asyncio.get_running_loop().time() - self._rival_seen
+        if rival_age < self._settings.fairness_seconds:
+            with suppress(Timeout):
+                await self._catalog.wait_echo(self._last_revision, self._settings.catch_up_seconds)
+
+    def _look_for_rivals(self, publication: Publication) -> None:
+        if publication.state.head.head.agent != self._origin.agent:
+            self._rival_seen = asyncio.get_running_loop().time()
+
+    def _time_ms(self) -> int:
+        return int(self._clock() * 1000)
 
     def _evaluate(self, batch: list[_Request], draft: Draft) -> list[tuple[_Request, object]]:
         """Run the changes on the draft. One that fails is answered; those that no longer fit are carried over."""
@@ -161,30 +228,29 @@ class Writer:
             results.append((request, value))
         return results
 
-    async def _apply(self, seen: CatalogState, commit: Commit) -> bool:
+    async def _apply(self, seen: CatalogState, commit: Commit, probe: Callable[[], Commit]) -> bool:
         """Write a commit and publish it here. False: another agent was faster, and the catalog caught up with it."""
         try:
             result = await self._store.txn(commit.txn)
         except StoreUnavailable as error:
-            return await self._resolve(seen, commit, error)
+            return await self._resolve(seen, commit, probe(), error)
         if result.succeeded:
             self._publish(result.revision, commit)
             return True
-        if result.current is None or result.current.mod_revision == seen.revision:
+        if result.current is not None and result.current.mod_revision == seen.revision:
             raise Corrupt(
                 "a record in etcd is newer than the head that should cover it: changes are refused until "
                 "`fedmarket zone repair`"
             )
-        await self._catch_up(result.current.value)
+        await self._catch_up(seen, result.current)
         return False
 
-    async def _resolve(self, seen: CatalogState, commit: Commit, reason: StoreUnavailable) -> bool:
+    async def _resolve(self, seen: CatalogState, commit: Commit, probe: Commit, reason: StoreUnavailable) -> bool:
         """Find out what became of a commit whose answer was lost, by moving the head if it has not moved."""
         unknown = OutcomeUnknown(
             f"{reason.message}; whether the change was applied is not known: look before repeating it"
         )
         at_head = self._origin.prefix + "head"
-        probe = build_commit(self._origin, seen, {}, seen.head.head.next_ids, int(self._clock() * 1000))
         try:
             async with asyncio.timeout(self._settings.resolve_seconds):
                 while True:
@@ -203,12 +269,11 @@ class Writer:
             raise unknown from reason
         if current is None:
             raise unknown from reason
-        found = unseal_bytes(current.value, self._origin.key.public)
-        if found.hash == commit.head.hash:
+        if unseal_bytes(current.value, self._origin.key.public).hash == commit.head.hash:
             self._publish(current.mod_revision, commit)
             return True
         try:
-            await self._catch_up(current.value)
+            await self._catch_up(seen, current)
         except Timeout:
             raise unknown from reason
         taken = self._catalog.hash_at(commit.head.pair)
@@ -220,10 +285,15 @@ class Writer:
         changes = [Change(self._origin.prefix + key, value) for key, value in commit.changes.items()]
         head = Change(self._origin.prefix + "head", commit.head.encode())
         self._catalog.apply(Revision(revision, [*changes, head]), direct=True)
+        self._last_revision = revision
 
-    async def _catch_up(self, raw_head: bytes) -> None:
-        head = unseal_bytes(raw_head, self._origin.key.public)
-        await self._catalog.wait_for(head.pair, self._settings.catch_up_seconds)
+    async def _catch_up(self, seen: CatalogState, current: KeyValue | None) -> None:
+        """Wait until the catalog shows `current`, or whatever else the head is now. Raises Timeout."""
+        if current is not None and current.mod_revision > seen.revision:
+            head = unseal_bytes(current.value, self._origin.key.public)
+            return await self._catalog.wait_for(head.pair, self._settings.catch_up_seconds)
+        self._catalog.doubt()  # the store went back
+        return await self._catalog.wait_moved(seen.revision, self._settings.catch_up_seconds)
 
 
 def _never() -> Cancelled:

@@ -5,17 +5,19 @@ import logging
 import signal
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 import aiohttp
 
 from drivers.datastore.convert import ConvertSettings
+from federation.head import FEDERATION, PRIVATE
 from federation.link.follow import Follower, FollowSettings
-from federation.link.link import Dial, Link
+from federation.link.link import Dial, Link, LinkSettings
 from federation.link.serve import ServeSettings
+from federation.scrub import Scrubber, Subject
 from federation.trust.keys import PublicKey
 from federation.trust.tls import Identity
 from fedmarket.errors import ConfigError
@@ -29,9 +31,11 @@ from zone_agent.faces.peer import PeerFace
 from zone_agent.identity.credentials import Credentials
 from zone_agent.jobs import Jobs
 from zone_agent.peers import Peers, PeerTimeouts
+from zone_agent.recall import repairers
 from zone_agent.services.apps import AppService
 from zone_agent.services.datastores import DatastoreService
 from zone_agent.services.exports import ExportService
+from zone_agent.services.federation import FederationService, FederationSettings
 from zone_agent.services.images import ImageService
 from zone_agent.services.locate import Locator
 from zone_agent.services.markets import MarketService
@@ -92,7 +96,7 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
             lambda: config.http.public_url(http.port),
             timeouts.url_lifetime_seconds,
         )
-        services = _services(config, core, stores, locator, session, links)
+        services = _services(config, core, stores, locator, session, peers, links)
         http = HttpFace(
             config.http.listen,
             signer,
@@ -110,17 +114,20 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
         )
         view = core.catalogs.view
         serving = ServeSettings(beat_seconds=timeouts.beat_seconds)
-        peer_face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.catch_up, serving)
+        peer_face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.restorer.show, serving)
 
         await services.datastores.reconcile(config.datastores, credentials.admin)
         recovery = Recovery(core.catalogs, stores, services.images, core.duties, RECOVERY_SECONDS)
         await recovery.look(alone=config.etcd.embedded)
         parts: dict[str, Part] = {"jobs": services.jobs.run, "recovery": recovery.run}
-        parts |= {f"link to zone {zone}": link.run for zone, link in links.items()}
+        parts["duty scrub"] = services.federation.run
+        following = {f"link to zone {zone}": link.run for zone, link in links.items()}
         try:
             async with (
                 http,
                 peer_face.serve(config.peer) as peer_port,
+                running(following, config.backoff),
+                _looked_around(links, timeouts.peer_look_seconds),
                 native.serve() as grpc_port,
                 # Ended first: jobs that are cancelled end the calls that watch them.
                 running(parts, config.backoff),
@@ -138,6 +145,7 @@ def _services(
     stores: Stores,
     locator: Locator,
     session: aiohttp.ClientSession,
+    peers: Peers,
     links: dict[int, Link],
 ) -> Services:
     timeouts = config.timeouts
@@ -145,27 +153,50 @@ def _services(
     images = ImageService(core.catalogs, stores, jobs)
     transfer = TransferSettings(connect_seconds=timeouts.connect_seconds, idle_seconds=timeouts.transfer_idle_seconds)
     conversion = ConvertSettings(timeout=timeouts.convert_seconds)
-    peers = {peer.id: Pinned(str(peer.address), peer.key) for peer in config.peers}
+    pinned = {peer.id: Pinned(str(peer.address), peer.key) for peer in config.peers}
     statuses = {zone: link.status for zone, link in links.items()}
+    zones = ZoneService(core.catalogs, str(core.key.public), pinned, statuses, repairers(core, peers, pinned))
+    scrubbing = FederationSettings(scrub_seconds=timeouts.scrub_seconds, catch_up_seconds=core.catch_up_seconds)
     return Services(
-        zones=ZoneService(core.catalogs, str(core.key.public), peers, statuses),
+        zones=zones,
         markets=MarketService(core.catalogs, stores),
         apps=AppService(core.catalogs, stores, jobs, images),
         exports=ExportService(core.catalogs, stores, jobs, images, locator, session, transfer, conversion),
         images=images,
         datastores=DatastoreService(core.catalogs, stores),
         jobs=jobs,
+        federation=FederationService(
+            core.catalogs, zones, links, _scrubber(config, core), core.store, core.keyspace, core.duties, scrubbing
+        ),
     )
 
 
+def _scrubber(config: Config, core: Core) -> Scrubber:
+    view, key = core.catalogs.view, core.key.public
+    subjects = [Subject(view.own, FEDERATION, key), Subject(view.private, PRIVATE, key)]
+    subjects += [Subject(core.replicas[peer.id], FEDERATION, PublicKey.parse(peer.key)) for peer in config.peers]
+    return Scrubber(core.store, subjects, core.catch_up_seconds)
+
+
 def _links(config: Config, core: Core, peers: Peers, silence: float) -> dict[int, Link]:
-    settings = FollowSettings(silence_seconds=silence, catch_up_seconds=core.catch_up_seconds)
+    settings = FollowSettings(silence_seconds=silence, catch_up_seconds=core.catch_up_seconds, backoff=config.backoff)
+    replicas, witness = core.replicas, core.restorer.show
     links = {}
     for peer in config.peers:
         key = PublicKey.parse(peer.key)
-        follower = Follower(core.keyspace, peer.id, key, core.store, core.replicas[peer.id], settings)
-        links[peer.id] = Link(follower, _dialler(peers, peer.id), config.backoff)
+        follower = Follower(core.keyspace, peer.id, key, core.store, replicas[peer.id], witness, settings)
+        links[peer.id] = Link(follower, _dialler(peers, peer.id), LinkSettings(backoff=config.backoff))
     return links
+
+
+@asynccontextmanager
+async def _looked_around(links: Mapping[int, Link], seconds: float) -> AsyncGenerator[None, None]:
+    """Let the peers show what they hold of this zone before it is written: it may prove that etcd was put back."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for link in links.values():
+                await link.tried.wait()
+    yield
 
 
 def _dialler(peers: Peers, zone: int) -> Dial:

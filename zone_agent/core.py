@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from federation.catalog import Catalog
 from federation.commit import Origin
-from federation.head import FEDERATION, PRIVATE, Pair, unseal_bytes
+from federation.head import FEDERATION, PRIVATE
 from federation.highwater import HighWater
-from federation.keys import HEAD, Keyspace
+from federation.keys import Keyspace
 from federation.link.ring import Ring
 from federation.opening import open_catalog
+from federation.restore import Restorer
 from federation.store import Store
 from federation.trust.keys import PublicKey, ZoneKey
 from federation.view import View
@@ -44,15 +45,8 @@ class Core:
     ring: Ring
     replicas: dict[int, Catalog]
     duties: Duties
+    restorer: Restorer
     catch_up_seconds: float
-
-    async def catch_up(self, claimed: Pair) -> None:
-        """Read our head linearizably, because somebody claims a newer one, and wait until it is here."""
-        log.warning("a peer holds head %s of this zone, newer than what is seen here: reading etcd again", claimed)
-        own = self.catalogs.view.own
-        stored = await self.store.get(own.prefix + HEAD)
-        if stored is not None:
-            await own.wait_for(unseal_bytes(stored.value, self.key.public).pair, self.catch_up_seconds)
 
 
 @asynccontextmanager
@@ -99,7 +93,8 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
         for catalog in (own, private):
             await catalog.wait_for((1, 1), config.timeouts.etcd_start_seconds)
         visible = config.timeouts.visible_seconds
-        yield Core(key, keyspace, store, catalogs, ring, replicas, duties, visible)
+        restorer = Restorer(store, own, writers[FEDERATION], [writers[PRIVATE]], key.public, visible)
+        yield Core(key, keyspace, store, catalogs, ring, replicas, duties, restorer, visible)
 
 
 def _replica(keyspace: Keyspace, peer: int, key: str) -> Catalog:

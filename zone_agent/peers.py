@@ -12,7 +12,14 @@ from grpc import aio
 from federation.link.stream import StreamBroken
 from federation.trust.tls import Identity
 from fedmarket.errors import Corrupt, FedmarketError, NotFound, Refused, Timeout, Unavailable
-from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource, LocateRequest, LocateResponse
+from fedmarket.pb.fedmarket.v1.peer_pb2 import (
+    Commit,
+    FromSink,
+    FromSource,
+    LocateRequest,
+    LocateResponse,
+    RecoverRequest,
+)
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceStub
 
 MAX_MESSAGE_BYTES = 2 << 20
@@ -57,12 +64,26 @@ class Peers:
         try:
             return await stub.Locate(LocateRequest(app_id=app_id), timeout=self._timeouts.call)
         except aio.AioRpcError as error:
-            cls = _ERRORS.get(error.code(), Unavailable)
-            if issubclass(cls, Unavailable):
-                raise cls(
-                    f"zone {zone} at {self._addresses[zone]} does not answer ({error.details()}): try again"
-                ) from error
-            raise cls(error.details() or f"zone {zone} refused") from error
+            raise self._failure(zone, error) from error
+
+    async def recover(self, zone: int) -> AsyncGenerator[Commit, None]:
+        """Yield what a zone holds of our own catalog. Raises NotFound if it holds none, Unavailable on silence."""
+        call = PeerServiceStub(await self._channel(zone)).Recover(RecoverRequest())
+        try:
+            while True:
+                async with asyncio.timeout(self._timeouts.call):
+                    message = await call.read()
+                if not isinstance(message, Commit):
+                    return
+                yield message
+        except aio.AioRpcError as error:
+            raise self._failure(zone, error) from error
+        except TimeoutError as error:
+            raise Timeout(
+                f"zone {zone} at {self._addresses[zone]} said nothing for {self._timeouts.call:g} s: try again"
+            ) from error
+        finally:
+            call.cancel()
 
     @asynccontextmanager
     async def follow(self, zone: int) -> AsyncGenerator["PeerStream", None]:
@@ -70,17 +91,25 @@ class Peers:
         channel = await self._channel(zone)
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                await _connected(channel)
+                connected = await _connected(channel)
         except TimeoutError:
+            connected = False
+        if not connected:
             raise StreamBroken(
-                f"no connection to {self._addresses[zone]} within {self._timeouts.connect:g} s: it is down, cannot be "
-                "reached, or does not trust this zone"
-            ) from None
+                f"no connection to {self._addresses[zone]}: it is down, cannot be reached, or does not trust this zone"
+            )
         call = PeerServiceStub(channel).Follow()
         try:
             yield PeerStream(call)
         finally:
             call.cancel()
+
+    def _failure(self, zone: int, error: aio.AioRpcError) -> FedmarketError:
+        """Return what to raise for a call that failed."""
+        cls = _ERRORS.get(error.code(), Unavailable)
+        if issubclass(cls, Unavailable):
+            return cls(f"zone {zone} at {self._addresses[zone]} does not answer ({error.details()}): try again")
+        return cls(error.details() or f"zone {zone} refused")
 
     async def _channel(self, zone: int) -> aio.Channel:
         known = self._channels.get(zone)
@@ -128,11 +157,16 @@ class PeerStream:
         return message
 
 
-async def _connected(channel: aio.Channel) -> None:
+async def _connected(channel: aio.Channel) -> bool:
+    """Wait until there is a connection; False once an attempt that was made meanwhile has failed."""
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
+        trying = state is grpc.ChannelConnectivity.CONNECTING
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
+        if trying and state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return False
+    return True
 
 
 def _reason(error: Exception) -> str:

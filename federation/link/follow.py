@@ -2,18 +2,21 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from federation.catalog import Catalog
 from federation.head import Verifier, unseal_bytes
 from federation.keys import HEAD, LOST, Keyspace
-from federation.link.sink import Action, Close, Fence, Send, Sink, State, Write
-from federation.link.stream import Stream, StreamBroken, send_within
-from federation.store import Change, Revision, Store, Txn
+from federation.link.sink import Action, Close, Fence, Judge, Send, Sink, State, Write
+from federation.link.stream import Stream, StreamBroken, Witness, send_within
+from federation.store import Change, Revision, Store, Txn, TxnResult
 from federation.tree import Tree
-from fedmarket.errors import Corrupt, FedmarketError
+from fedmarket.errors import Corrupt, FedmarketError, NoSpace, Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
+from fedmarket.retry import Backoff
+
+DEFAULT_BACKOFF = Backoff(first_seconds=0.1, longest_seconds=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +29,51 @@ class FollowSettings:
     """How long to wait for our own watch."""
     inbox: int = 64
     """Messages that may wait to be verified; then the peer is not read."""
+    backoff: Backoff = DEFAULT_BACKOFF
+    """Pace at which our own etcd is tried again when it refuses."""
+
+
+class Monitor(Protocol):
+    """Who is told how a stream goes."""
+
+    def heard(self) -> None:
+        """Note that the peer said something."""
+        ...
+
+    def progress(self, sink: Sink) -> None:
+        """Note that the sink may have moved."""
+        ...
+
+    def stalled(self, reason: str) -> None:
+        """Note that our own etcd refuses what the peer said; nothing more is read until it takes it."""
+        ...
 
 
 class Follower:
     """Stores what one peer says, as far as it is verified. One stream at a time."""
 
     def __init__(
-        self, keyspace: Keyspace, peer: int, key: Verifier, store: Store, replica: Catalog, settings: FollowSettings
+        self,
+        keyspace: Keyspace,
+        peer: int,
+        key: Verifier,
+        store: Store,
+        replica: Catalog,
+        witness: Witness,
+        settings: FollowSettings,
     ) -> None:
         self._keyspace = keyspace
         self._peer = peer
         self._key = key
         self._store = store
         self._replica = replica
+        self._witness = witness
         self._settings = settings
         self._prefix = keyspace.replica(peer)
         self._seen = 0
 
-    async def follow(self, stream: Stream[FromSink, FromSource], progress: Callable[[Sink], None]) -> Close:
-        """Follow until the stream ends, and say why it did. `progress` is called whenever the sink may have moved."""
+    async def follow(self, stream: Stream[FromSink, FromSource], monitor: Monitor) -> Close:
+        """Follow until the stream ends, and say why it did."""
         try:
             sink = await self._load()
         except Corrupt as error:
@@ -53,10 +82,10 @@ class Follower:
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(_read(stream, inbox))
             try:
-                return await self._talk(sink, stream, inbox, progress)
+                return await self._talk(sink, stream, inbox, monitor)
             except StreamBroken as broken:
                 return Close(str(broken))
-            except FedmarketError as error:  # our own etcd: nothing more is read until it answers again
+            except FedmarketError as error:
                 return Close(error.message)
             finally:
                 reader.cancel()
@@ -74,7 +103,7 @@ class Follower:
         sink: Sink,
         stream: Stream[FromSink, FromSource],
         inbox: asyncio.Queue[FromSource | str],
-        progress: Callable[[Sink], None],
+        monitor: Monitor,
     ) -> Close:
         await send_within(stream, sink.hello(), self._settings.silence_seconds)
         while True:
@@ -86,47 +115,52 @@ class Follower:
             while True:
                 if isinstance(message, str):
                     return Close(message)
-                close = await self._perform(sink, stream, sink.receive(message))
+                monitor.heard()
+                close = await self._perform(stream, sink, sink.receive(message), monitor)
                 if close is not None:
                     return close
                 if inbox.empty() or sink.full:
                     break
                 message = inbox.get_nowait()
             while (write := sink.flush()) is not None:
-                close = await self._perform(sink, stream, [write])
+                close = await self._perform(stream, sink, [write], monitor)
                 if close is not None:
                     return close
             if sink.state is State.TAIL and self._replica.syncing:
                 return Close("the records stored here are not those of their head: comparing them with the peer's")
-            progress(sink)
+            monitor.progress(sink)
 
-    async def _perform(self, sink: Sink, stream: Stream[FromSink, FromSource], actions: list[Action]) -> Close | None:
+    async def _perform(
+        self, stream: Stream[FromSink, FromSource], sink: Sink, actions: list[Action], monitor: Monitor
+    ) -> Close | None:
         todo = deque(actions)
         while todo:
             match todo.popleft():
                 case Send(message):
                     await send_within(stream, message, self._settings.silence_seconds)
                 case Write() as write:
-                    if not await self._write(write):
+                    if not await self._write(write, monitor):
                         return Close("another agent of this zone runs this link")
                     todo.extend(sink.wrote())
                 case Fence(head):
-                    tree = await self._fence(head)
+                    tree = await self._fence(head, monitor)
                     if tree is None:
                         return Close("another agent of this zone runs this link")
                     todo.extend(sink.fenced(tree))
+                case Judge(yours):
+                    await self._witness(yours)
                 case Close() as close:
                     return close
         return None
 
-    async def _write(self, write: Write) -> bool:
+    async def _write(self, write: Write, monitor: Monitor) -> bool:
         """Store a Write if the replica's head is still the one we saw; False: another agent was faster."""
         puts = {self._prefix + key: value for key, value in write.puts.items()}
         puts |= {f"{self._prefix}{LOST}/{write.epoch}/{key}": value for key, value in write.lost.items()}
         if write.head is not None:
             puts[self._prefix + HEAD] = write.head
         deletes = [self._prefix + key for key in write.deletes]
-        result = await self._store.txn(Txn({self._prefix + HEAD: self._seen}, puts=puts, deletes=deletes))
+        result = await self._txn(Txn({self._prefix + HEAD: self._seen}, puts=puts, deletes=deletes), monitor)
         if not result.succeeded:
             return False
         if write.head is not None:
@@ -135,15 +169,30 @@ class Follower:
         self._replica.apply(Revision(result.revision, changes), direct=True)
         return True
 
-    async def _fence(self, head: bytes) -> Tree | None:
+    async def _fence(self, head: bytes, monitor: Monitor) -> Tree | None:
         """Rewrite the head, so that no DIFF of another agent goes on, and return the records as of then."""
         at_head = self._prefix + HEAD
-        result = await self._store.txn(Txn({at_head: self._seen}, puts={at_head: head}))
+        result = await self._txn(Txn({at_head: self._seen}, puts={at_head: head}), monitor)
         if not result.succeeded:
             return None
         self._seen = result.revision
         await self._replica.wait_applied(result.revision, self._settings.catch_up_seconds)
         return self._replica.stored[1]
+
+    async def _txn(self, txn: Txn, monitor: Monitor) -> TxnResult:
+        """Apply a transaction, however long our own etcd refuses: meanwhile the peer is not read (backpressure).
+
+        One whose answer was lost and that was applied fails its own guard when it is tried again, as if another agent
+        had been faster: the link begins again with what is stored.
+        """
+        failures = 0
+        while True:
+            try:
+                return await self._store.txn(txn)
+            except (Unavailable, NoSpace) as error:
+                failures += 1
+                monitor.stalled(error.message)
+                await asyncio.sleep(self._settings.backoff.delay(failures))
 
 
 async def _read(stream: Stream[FromSink, FromSource], inbox: "asyncio.Queue[FromSource | str]") -> None:

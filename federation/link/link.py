@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 
 from federation.head import SealedHead
-from federation.link.follow import Follower
+from federation.link.follow import DEFAULT_BACKOFF, Follower
 from federation.link.sink import Close, Sink, State
 from federation.link.stream import Stream, StreamBroken
 from fedmarket.errors import FedmarketError
@@ -41,51 +41,95 @@ class LinkStatus:
         return None if self.confirmed_at is None else max(0.0, now - self.confirmed_at)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """How a link dials."""
+
+    backoff: Backoff = DEFAULT_BACKOFF
+    """Pace at which it dials again."""
+    probe_seconds: float = 60.0
+    """Pace at which a peer is asked again that refused for a reason which may go by itself."""
+    unheard: int = 3
+    """After so many streams in a row on which the peer said nothing, it may be that it does not trust this zone."""
+
+
 class Link:
     """One peer being followed, for as long as `run` runs."""
 
     def __init__(
-        self, follower: Follower, dial: Dial, backoff: Backoff, clock: Callable[[], float] = time.monotonic
+        self, follower: Follower, dial: Dial, settings: LinkSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._follower = follower
         self._dial = dial
-        self._backoff = backoff
+        self._settings = settings
         self._clock = clock
         self._failures = 0
-        self._retry = asyncio.Event()
+        self._unheard = 0
+        self._heard = False
+        """Whether the peer said anything on this stream."""
+        self._again = asyncio.Event()
         self.status = LinkStatus()
+        self.tried = asyncio.Event()
+        """Set once the peer was heard, or could not be."""
 
     def retry(self) -> None:
-        """Leave a sticky fault: a person said so."""
-        self._retry.set()
+        """Dial now, also out of a sticky fault: a person said so."""
+        self._again.set()
 
     async def run(self) -> None:
         """Follow the peer, for ever."""
         while True:
             close = await self._once()
-            if close.reason != self.status.last_error:
-                log.warning("link: %s (%s)", close.reason, close.state.value)
-            self.status.state, self.status.last_error = close.state, close.reason
-            self.status.last_error_time = time.time()
-            if close.state in STICKY:
-                self._retry.clear()
-                await self._retry.wait()
-            else:
+            self._note(close)
+            self.tried.set()
+            if close.state not in STICKY:
                 self._failures += 1
-                await asyncio.sleep(self._backoff.delay(self._failures))
+                await self._pause(self._settings.backoff.delay(self._failures))
+            else:
+                await self._pause(self._settings.probe_seconds if close.passing else None)
 
     async def _once(self) -> Close:
+        self._heard = False
+        self._again.clear()
         try:
             async with self._dial() as stream:
-                return await self._follower.follow(stream, self._progress)
+                return await self._follower.follow(stream, self)
         except StreamBroken as broken:
             return Close(str(broken))
         except FedmarketError as error:
             return Close(error.message)
 
-    def _progress(self, sink: Sink) -> None:
+    def _note(self, close: Close) -> None:
+        reason = close.reason
+        self._unheard = 0 if self._heard else self._unheard + 1
+        if close.state is State.DOWN and self._unheard >= self._settings.unheard:
+            reason = f"down, perhaps not trusted there: {reason}"
+        if reason != self.status.last_error:
+            log.warning("link: %s (%s)", reason, close.state.value)
+        self.status.state, self.status.last_error = close.state, reason
+        self.status.last_error_time = time.time()
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait so long, or until a person says that the peer is to be dialled."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
+
+    def heard(self) -> None:
+        """Note that the peer said something: the follower's report."""
+        self._heard = True
+
+    def progress(self, sink: Sink) -> None:
+        """Note that the sink may have moved: the follower's report."""
+        self.tried.set()
         self.status.state = sink.state
         self.status.there = sink.there or self.status.there
         if sink.current:
             self.status.confirmed_at = self._clock()
             self._failures = 0
+
+    def stalled(self, reason: str) -> None:
+        """Note that our own etcd refuses what the peer said: the follower's report."""
+        if reason != self.status.last_error:
+            log.warning("link: not reading on, because of our own etcd: %s", reason)
+        self.status.last_error, self.status.last_error_time = reason, time.time()

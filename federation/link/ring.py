@@ -32,7 +32,9 @@ class Ring:
 
     def publish(self, publication: Publication) -> None:
         """Take over a publication of the catalog; one that does not follow the last empties the ring first."""
-        self.state = publication.state
+        before, self.state = self.state, publication.state
+        if before is not None and before.head.hash == publication.state.head.hash:
+            return  # listed again
         if not publication.consecutive:
             self._entries.clear()
             self._bytes = 0

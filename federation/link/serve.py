@@ -1,15 +1,14 @@
 """Serving one follower: connects a source to a stream."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from federation.head import Pair
 from federation.link.source import Refusal, Source
-from federation.link.stream import Stream, StreamBroken, send_within
+from federation.link.stream import Stream, StreamBroken, Witness, send_within
 from federation.pulse import Pulse
 from fedmarket.errors import Unavailable
+from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
 
 
@@ -27,19 +26,19 @@ async def serve(
     source: Source,
     stream: Stream[FromSource, FromSink],
     published: Pulse,
-    catch_up: Callable[[Pair], Awaitable[None]],
+    witness: Witness,
     settings: ServeSettings,
 ) -> None:
     """Serve a follower until its stream ends.
 
-    `published` fires when the home's catalog moves; `catch_up` reads our head linearizably and waits until it is here.
+    `published` fires when the home's catalog moves; `witness` judges what the follower holds, before it is answered.
     """
     inbox: asyncio.Queue[FromSink | None] = asyncio.Queue(maxsize=16)
     wake = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         helpers = [tasks.create_task(_read(stream, inbox, wake)), tasks.create_task(_watch(published, wake))]
         try:
-            await _talk(source, stream, inbox, wake, catch_up, settings)
+            await _talk(source, stream, inbox, wake, witness, settings)
         except Refusal as refusal:
             with suppress(StreamBroken):
                 await send_within(stream, refusal.message, settings.beat_seconds)
@@ -55,7 +54,7 @@ async def _talk(
     stream: Stream[FromSource, FromSink],
     inbox: asyncio.Queue[FromSink | None],
     wake: asyncio.Event,
-    catch_up: Callable[[Pair], Awaitable[None]],
+    witness: Witness,
     settings: ServeSettings,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -67,16 +66,17 @@ async def _talk(
             if message is None:
                 return
             heard_at = loop.time()
-            claimed = source.behind(message)
-            if claimed is not None:
-                await _try_catch_up(catch_up, claimed)
+            if message.WhichOneof("message") == "hello" and message.hello.HasField("have"):
+                await _judge(witness, message.hello.have)
             source.receive(message)
         while (answer := source.next()) is not None:
             await send_within(stream, answer, settings.diff_idle_seconds)
             beat_at = loop.time()
             if not inbox.empty():
                 break
-        if source.in_diff and loop.time() - heard_at > settings.diff_idle_seconds:
+        if loop.time() - heard_at > settings.diff_idle_seconds:
+            if not source.greeted:
+                return
             source.drop_diff()
         if loop.time() - beat_at >= settings.beat_seconds and (beat := source.beat()) is not None:
             await send_within(stream, beat, settings.diff_idle_seconds)
@@ -85,9 +85,9 @@ async def _talk(
             await _wait(wake, settings.beat_seconds)
 
 
-async def _try_catch_up(catch_up: Callable[[Pair], Awaitable[None]], claimed: Pair) -> None:
+async def _judge(witness: Witness, have: SignedHead) -> None:
     try:
-        await catch_up(claimed)
+        await witness(have)
     except Unavailable as error:
         raise Refusal("busy", error.message) from error
 

@@ -8,7 +8,7 @@ into one Write.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -22,6 +22,9 @@ from fedmarket.errors import Corrupt
 from fedmarket.pb.fedmarket.v1 import peer_pb2
 from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 from fedmarket.pb.fedmarket.v1.peer_pb2 import Ack, FromSink, FromSource, Have, Hello, Want, Welcome
+
+MAX_BUCKET_BYTES = 256 << 20
+"""Of one bucket, a 256th of a catalog: what is held in memory before the digest tells whether it is true."""
 
 
 class State(Enum):
@@ -64,20 +67,29 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Have it judged whether our own store knows this head of ours, which the peer holds."""
+
+    yours: SignedHead
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """End the stream; the link is DOWN, or in the sticky fault `state`."""
 
     reason: str
     state: State = State.DOWN
+    passing: bool = False
+    """Whether a fault that is sticky may go by itself: the peer may speak another protocol tomorrow."""
 
 
-Action = Send | Write | Fence | Close
+Action = Send | Write | Fence | Judge | Close
 
 
 class _Fault(Exception):
-    def __init__(self, reason: str, state: State) -> None:
+    def __init__(self, reason: str, state: State, *, passing: bool = False) -> None:
         super().__init__(reason)
-        self.close = Close(reason, state)
+        self.close = Close(reason, state, passing)
 
 
 class _NeedDiff(Exception):
@@ -121,8 +133,12 @@ class Sink:
 
     def receive(self, message: FromSource) -> list[Action]:
         """Take a message of the source."""
+        return self._guarded(lambda: self._receive(message))
+
+    def _guarded(self, step: Callable[[], list[Action]]) -> list[Action]:
+        """Take a step; what does not hold ends the stream, or begins a DIFF."""
         try:
-            return self._receive(message)
+            return step()
         except _Fault as fault:
             self.state, self._verified = fault.close.state, deque()
             return [fault.close]
@@ -151,8 +167,9 @@ class Sink:
 
     def wrote(self) -> list[Action]:
         """Go on after a Write was stored."""
-        if self._diff is not None:
-            return self._advance(self._diff)
+        diff = self._diff
+        if diff is not None:
+            return self._guarded(lambda: self._advance(diff))
         if self._pending is None:
             return []
         self._stored, self._pending = self._pending, None
@@ -162,20 +179,21 @@ class Sink:
 
     def fenced(self, tree: Tree) -> list[Action]:
         """Go on after a Fence, with the records that are stored as of it."""
-        if self._diff is None:
+        diff = self._diff
+        if diff is None:
             return []
         self._tree = tree
-        digests = self._diff.digests
-        self._diff.todo = deque(i for i in range(BUCKETS) if digests[i] != tree.digests[i])
-        return self._advance(self._diff)
+        diff.todo = deque(i for i in range(BUCKETS) if diff.digests[i] != tree.digests[i])
+        return self._guarded(lambda: self._advance(diff))
 
     # -- messages
 
     def _receive(self, message: FromSource) -> list[Action]:
         kind = message.WhichOneof("message")
         if kind == "refuse":
-            state = State.REFUSED if message.refuse.code in {"protocol", "zone"} else State.DOWN
-            raise _Fault(f"the peer refused ({message.refuse.code}): {message.refuse.text}", state)
+            code = message.refuse.code
+            state = State.REFUSED if code in {"protocol", "zone"} else State.DOWN
+            raise _Fault(f"the peer refused ({code}): {message.refuse.text}", state, passing=code == "protocol")
         if kind == "welcome":
             return self._welcome(message.welcome)
         if not self._greeted:
@@ -196,10 +214,11 @@ class Sink:
 
     def _welcome(self, welcome: Welcome) -> list[Action]:
         if not PROTOCOL_MIN <= welcome.protocol <= PROTOCOL_MAX:
-            raise _Fault(f"the peer speaks protocol {welcome.protocol}, this agent only {PROTOCOL_MAX}", State.REFUSED)
-        self._greeted, self.there = True, self._verify(welcome.head)
+            reason = f"the peer speaks protocol {welcome.protocol}, this agent only {PROTOCOL_MAX}"
+            raise _Fault(reason, State.REFUSED, passing=True)
+        self._greeted, self.current, self.there = True, False, self._verify(welcome.head)
         self._newer_or_equal(self.there)
-        return []
+        return [Judge(welcome.yours)] if welcome.HasField("yours") else []
 
     def _commit(self, commit: peer_pb2.Commit) -> None:
         if self._diff is not None:
@@ -246,23 +265,27 @@ class Sink:
     def _bucket(self, diff: "_Diff", part: peer_pb2.Bucket) -> list[Action]:
         if part.index != diff.asked:
             raise _Fault(f"the peer sent bucket {part.index} unasked", State.REFUSED)
-        diff.puts.update((entry.key, entry.value) for entry in part.puts)
-        diff.deletes.extend(part.deletes)
+        before = self._tree.bucket(part.index)
+        puts = {entry.key: entry.value for entry in part.puts}
+        self._check_records(puts, ())  # what is deleted is ours, whatever its key
+        if any(bucket_index(key) != part.index for key in puts):
+            raise _Fault(f"the peer sent records of other buckets in bucket {part.index}", State.REFUSED)
+        diff.puts |= puts
+        diff.deletes.update(key for key in part.deletes if key in before)
         if len(diff.puts) > diff.head.head.count:
             raise _Fault("the peer sent more records than its head counts", State.REFUSED)
+        diff.bytes += part.ByteSize()
+        if diff.bytes > MAX_BUCKET_BYTES:
+            raise _Fault(f"the peer sent more than {MAX_BUCKET_BYTES} bytes for one bucket", State.REFUSED)
         if not part.last:
             return []
-        self._check_records(diff.puts, ())  # what is deleted is ours, whatever its key
-        if any(bucket_index(key) != part.index for key in diff.puts):
-            raise _Fault(f"the peer sent records of other buckets in bucket {part.index}", State.REFUSED)
-        before = self._tree.bucket(part.index)
         after = apply_to_bucket(before, diff.puts, diff.deletes)
         if bucket_digest(after) != diff.digests[part.index]:
             raise _Fault(f"bucket {part.index} does not match the peer's head", State.DOWN)
         self._tree = self._tree.replace_buckets({part.index: after})
         epoch = (self.have or diff.head).head.epoch
         diff.writes.extend(split_writes(diff.puts, diff.deletes, before, epoch))
-        diff.puts, diff.deletes, diff.asked = {}, [], None
+        diff.puts, diff.deletes, diff.bytes, diff.asked = {}, set(), 0, None
         return self._advance(diff)
 
     def _advance(self, diff: "_Diff") -> list[Action]:
@@ -339,7 +362,9 @@ class _Diff:
     todo: deque[int] = field(default_factory=deque)
     asked: int | None = None
     puts: dict[str, bytes] = field(default_factory=dict)
-    deletes: list[str] = field(default_factory=list)
+    deletes: set[str] = field(default_factory=set)
+    bytes: int = 0
+    """What came of the bucket that was asked for."""
     writes: deque[Write] = field(default_factory=deque)
 
 

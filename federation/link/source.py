@@ -48,7 +48,8 @@ class Source:
         self._ring = ring
         self._follower = follower
         self._yours = yours
-        self._greeted = False
+        self.greeted = False
+        """Whether the follower has said Hello."""
         self._sent: SealedHead | None = None
         self._diff: CatalogState | None = None
         """The state whose buckets the follower fetches."""
@@ -56,30 +57,18 @@ class Source:
         """The head of a DIFF that the follower has not stored yet: until then it is told nothing else."""
         self._out: deque[Iterator[FromSource]] = deque()
 
-    @property
-    def in_diff(self) -> bool:
-        """Whether the follower is still fetching the buckets of a state."""
-        return self._diff is not None
-
     def drop_diff(self) -> None:
         """Let go of the state that is held for a follower that has gone quiet; its next Want is refused."""
         self._diff = None
-
-    def behind(self, message: FromSink) -> Pair | None:
-        """Return what a Hello claims to have if it is newer than ours: then ours is read linearizably first."""
-        if message.WhichOneof("message") != "hello" or not message.hello.HasField("have") or self._ring.state is None:
-            return None
-        have = read_unverified(message.hello.have)
-        return have.pair if have is not None and have.pair > self._ring.state.head.pair else None
 
     def receive(self, message: FromSink) -> None:
         """Take a message of the sink. Raises Refusal, which ends the stream."""
         match message.WhichOneof("message"):
             case "hello":
                 self._hello(message.hello)
-            case "want" if self._greeted:
+            case "want" if self.greeted:
                 self._want(message.want)
-            case "ack" if self._greeted:
+            case "ack" if self.greeted:
                 self._ack((message.ack.epoch, message.ack.seq))
             case _:
                 raise Refusal("protocol", "a stream begins with a Hello")
@@ -115,7 +104,7 @@ class Source:
                 f"{hello.protocol_min} to {hello.protocol_max}: upgrade the older one",
             )
         state = self._state()
-        self._greeted, self._diff, self._unacknowledged = True, None, None
+        self.greeted, self._diff, self._unacknowledged = True, None, None
         welcome = FromSource(welcome=Welcome(protocol=protocol, head=state.head.signed, yours=self._yours()))
         have = self._known(hello.have) if hello.HasField("have") and not hello.diff else None
         if have is None:

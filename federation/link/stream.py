@@ -1,10 +1,17 @@
 """The port to a stream between two agents. Adapters: zone_agent/peers.py (gRPC), the simulated network of the tests."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
+
+from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 
 Sent_contra = TypeVar("Sent_contra", contravariant=True)
 Received_co = TypeVar("Received_co", covariant=True)
+
+
+Witness = Callable[[SignedHead], Awaitable[None]]
+"""Judges a head of our own that the other side holds: whether our store was put back. Raises Unavailable."""
 
 
 class StreamBroken(Exception):

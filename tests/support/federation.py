@@ -15,7 +15,7 @@ from federation.draft import Draft
 from federation.head import FEDERATION, seal
 from federation.keys import HEAD, Keyspace
 from federation.link.follow import Follower, FollowSettings
-from federation.link.link import Link
+from federation.link.link import Link, LinkSettings
 from federation.link.ring import Ring
 from federation.link.serve import ServeSettings, serve
 from federation.link.source import Source
@@ -23,9 +23,11 @@ from federation.link.stream import StreamBroken
 from federation.memory import MemoryStore
 from federation.opening import open_catalog
 from federation.records import Record, decode
+from federation.restore import Restorer
 from federation.store import Txn
 from federation.trust.keys import ZoneKey
 from federation.writer import Writer, WriterSettings
+from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 from fedmarket.pb.fedmarket.v1.record_pb2 import Envelope, MarketRecord
 from fedmarket.retry import Backoff
 
@@ -106,8 +108,11 @@ class Zone:
         self.own.listen(self.ring.publish)
         self.origin = Origin(zone, FEDERATION, self.keyspace.own, self.key, f"agent-{zone}")
         self.writer = Writer(self.store, self.own, self.origin, WRITER)
+        self.restorer = Restorer(self.store, self.own, self.writer, [], self.key.public, 5.0)
         self.replicas: dict[int, Catalog] = {}
         self.links: dict[int, Link] = {}
+        self.homes: dict[int, Zone] = {}
+        """Which agent of a home is dialled."""
         self._streams: set[End[Any, Any]] = set()
         self.reachable = True
 
@@ -132,8 +137,10 @@ class Zone:
     def follow(self, home: "Zone") -> Link:
         """Follow another zone."""
         replica = Catalog(home.zone, self.keyspace.replica(home.zone), home.key.public, own=False)
-        follower = Follower(self.keyspace, home.zone, home.key.public, self.store, replica, FOLLOW)
-        link = Link(follower, lambda: self.dial(home), BACKOFF)
+        key, witness = home.key.public, self.restorer.show
+        follower = Follower(self.keyspace, home.zone, key, self.store, replica, witness, FOLLOW)
+        link = Link(follower, lambda: self.dial(self.homes[home.zone]), LinkSettings(backoff=BACKOFF))
+        self.homes[home.zone] = home
         self.replicas[home.zone], self.links[home.zone] = replica, link
         self._running += [self._tasks.create_task(replica.follow(self.store)), self._tasks.create_task(link.run())]
         return link
@@ -144,12 +151,10 @@ class Zone:
         if not (self.reachable and home.reachable):
             raise StreamBroken("not reachable")
         mine, its = pipe()
-        source = Source(home.ring, self.zone, lambda: None)
+        source = Source(home.ring, self.zone, lambda: home.newest_of(self.zone))
         self._streams.add(mine)
         home._streams.add(mine)
-        serving = asyncio.create_task(
-            serve(source, its, home.own.pulse, lambda pair: home.own.wait_for(pair, 0.2), SERVE)
-        )
+        serving = asyncio.create_task(serve(source, its, home.own.pulse, home.restorer.show, SERVE))
         try:
             yield mine
         finally:
@@ -158,6 +163,11 @@ class Zone:
             mine.close()
             its.close()
             await serving
+
+    def newest_of(self, zone: int) -> SignedHead | None:
+        """Return the newest head of another zone that is held here."""
+        replica = self.replicas.get(zone)
+        return replica.state.head.signed if replica is not None and replica.state is not None else None
 
     def cut(self) -> None:
         """Break every stream and let none be opened."""

@@ -60,8 +60,41 @@ class EtcdSettings:
     endpoints: tuple[str, ...] = field(
         default=(),
         metadata=setting(
-            "Addresses (host:port) of the members of an etcd that runs elsewhere; needs embedded = false."
+            "Addresses (host:port) of the members of an etcd that runs elsewhere; needs embedded = false. Host names "
+            "are looked up again when no member can be reached."
         ),
+    )
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=setting(
+            "Certificates (PEM) of the authorities that the members' certificates must come from; turns TLS on. This "
+            "and the other files of [etcd] are read at the start: restart the agent when one has changed."
+        ),
+    )
+    tls_cert: Path | None = field(
+        default=None,
+        metadata=setting(
+            "Certificate chain (PEM) to show to etcd; goes with tls_key. Without a user here, its common name is the "
+            "user of etcd's access control."
+        ),
+    )
+    tls_key: Path | None = field(default=None, metadata=setting("Private key (PEM) of tls_cert."))
+    tls_server_name: str = field(
+        default="",
+        metadata=setting(
+            "Name that the members' certificates bear, where it is not the host of the endpoint.",
+            shown_default="from endpoints",
+        ),
+    )
+    user: str = field(
+        default="",
+        metadata=setting(
+            "User of etcd's access control; goes with password_file. Members on other machines need TLS for it."
+        ),
+    )
+    password_file: Path | None = field(
+        default=None,
+        metadata=setting("File that holds the user's password on one line, readable by its owner only."),
     )
     binary: str = field(
         default="etcd",
@@ -75,6 +108,12 @@ class EtcdSettings:
         default="/fedmarket/1/",
         metadata=setting("What all keys begin with. Zones that share one etcd use the same prefix."),
     )
+
+    @property
+    def external(self) -> dict[str, Path | str]:
+        """What is said of how to reach an etcd that runs elsewhere, beside its endpoints: by key, if set."""
+        keys = ("tls_ca", "tls_cert", "tls_key", "tls_server_name", "user", "password_file")
+        return {key: value for key in keys if (value := getattr(self, key))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +250,13 @@ class Timeouts:
         default=5.0, metadata=seconds("One call to another zone, for instance where bytes are.")
     )
     connect_seconds: float = field(default=5.0, metadata=seconds("Making a connection to another zone, TLS included."))
+    peer_look_seconds: float = field(
+        default=2.0,
+        metadata=seconds(
+            "An agent that starts waits so long for the other zones to show what they hold of this one, which may "
+            "prove that its etcd was put back; then it takes changes."
+        ),
+    )
     beat_seconds: float = field(
         default=2.0, metadata=seconds("Between signs of life on an idle link; every zone should use the same.")
     )
@@ -244,6 +290,10 @@ class Timeouts:
         metadata=seconds(
             "A change that was made waits so long to be seen by the agent's own readers before it is answered."
         ),
+    )
+    scrub_seconds: float = field(
+        default=3600.0,
+        metadata=seconds("Between two looks, on average, whether all that is stored still is what its heads say."),
     )
     convert_seconds: float = field(default=3600.0, metadata=seconds("Converting one image with qemu-img."))
     backoff_first_seconds: float = field(

@@ -3,22 +3,29 @@
 TLS lets in whoever holds a certificate that some pinned key issued; which zone it is, is checked here, at each call.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from grpc import aio
 
 from federation.catalog import Catalog
-from federation.head import Pair
 from federation.link.ring import Ring
 from federation.link.serve import ServeSettings, serve
 from federation.link.source import Source
-from federation.link.stream import StreamBroken
+from federation.link.stream import StreamBroken, Witness
+from federation.recall import messages_of
 from federation.trust.tls import Identity
-from fedmarket.errors import FedmarketError
+from fedmarket.errors import FedmarketError, NotFound
 from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
-from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource, LocateRequest, LocateResponse
+from fedmarket.pb.fedmarket.v1.peer_pb2 import (
+    Commit,
+    FromSink,
+    FromSource,
+    LocateRequest,
+    LocateResponse,
+    RecoverRequest,
+)
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceServicer, add_PeerServiceServicer_to_server
 from zone_agent.config import PeerSettings
 from zone_agent.faces.native.gate import refuse
@@ -37,7 +44,7 @@ class PeerFace(PeerServiceServicer):
         ring: Ring,
         replicas: Mapping[int, Catalog],
         locator: Locator,
-        catch_up: Callable[[Pair], Awaitable[None]],
+        witness: Witness,
         serving: ServeSettings,
     ) -> None:
         self._identity = identity
@@ -45,7 +52,7 @@ class PeerFace(PeerServiceServicer):
         self._ring = ring
         self._replicas = replicas
         self._locator = locator
-        self._catch_up = catch_up
+        self._witness = witness
         self._serving = serving
 
     @asynccontextmanager
@@ -75,13 +82,25 @@ class PeerFace(PeerServiceServicer):
         except FedmarketError as error:
             await refuse(context, error)
         source = Source(self._ring, zone, lambda: self._newest_of(zone))
-        await serve(source, _Stream(context), self._own.pulse, self._catch_up, self._serving)
+        await serve(source, _Stream(context), self._own.pulse, self._witness, self._serving)
 
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:
         """Tell a zone where the bytes of an app are."""
         try:
             self._identity.caller(context)
             return self._locator.for_peer(request.app_id)
+        except FedmarketError as error:
+            await refuse(context, error)
+
+    async def Recover(self, request: RecoverRequest, context: Any) -> AsyncIterator[Commit]:
+        """Give a zone its own catalog back, as this zone holds it."""
+        try:
+            zone = self._identity.caller(context)
+            replica = self._replicas.get(zone)
+            if replica is None or replica.state is None:
+                raise NotFound(f"zone {self._own.home} holds no whole copy of the catalog of zone {zone}: ask another")
+            for message in messages_of(replica.state.head, replica.state.tree):
+                yield message
         except FedmarketError as error:
             await refuse(context, error)
 

@@ -71,13 +71,13 @@ async def test_after_a_short_cut_only_the_missed_commits_are_sent() -> None:
         await until(lambda s: s.state is State.TAIL, tokyo, 0)
         seen: list[State] = []
         link = tokyo.links[0]
-        progress = link._progress
+        progress = link.progress
 
         def noted(sink: Sink) -> None:
             seen.append(sink.state)
             progress(sink)
 
-        link._progress = noted  # type: ignore[method-assign]
+        link.progress = noted  # type: ignore[method-assign]
         tokyo.cut()
         await until(lambda s: s.state is State.DOWN, tokyo, 0)
         await berlin.create("missed")

@@ -231,17 +231,6 @@ def test_a_home_whose_catalog_is_not_open_yet_is_busy() -> None:
     assert refused.value.message.refuse.code == "busy"
 
 
-async def test_only_a_hello_with_a_newer_head_makes_the_home_look_again() -> None:
-    async with Zone(0) as zone, Zone(0) as ahead:
-        source = source_of(zone)
-        await ahead.create("m")
-        assert source.behind(hello(signed(ahead))) == (1, 2)
-        assert source.behind(hello(signed(zone))) is None
-        assert source.behind(hello()) is None
-        assert source.behind(hello(SignedHead(body=b"\xff not a head"))) is None
-        assert source.behind(FromSink(ack=Ack(epoch=9, seq=9))) is None
-
-
 async def test_the_followers_own_head_is_shown_to_it_in_the_welcome() -> None:
     async with Zone(0) as zone, Zone(100) as follower:
         source = Source(zone.ring, 100, lambda: signed(follower))
