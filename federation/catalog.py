@@ -8,7 +8,7 @@ read-your-writes; the echo of the watch is then recognised and dropped.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -42,14 +42,19 @@ class Publication:
     """Whether it is exactly the next commit after the state before."""
 
 
+Inspection = Callable[[SealedHead, Tree, Collection[str]], str]
+"""Given a state and the keys that differ from the one before, says why it is not to be published; or nothing."""
+
+
 class Catalog:
     """The catalog of one home below one prefix of the store.
 
     `own` says that this zone writes it: then every revision must be exactly one commit. A replica may be a mix of two
-    commits while a DIFF is being written: nothing is published until it matches a head again.
+    commits while a DIFF is being written: nothing is published until it matches a head again. `inspect` is asked about
+    each state before it is published.
     """
 
-    def __init__(self, home: int, prefix: str, key: Verifier, *, own: bool) -> None:
+    def __init__(self, home: int, prefix: str, key: Verifier, *, own: bool, inspect: Inspection | None = None) -> None:
         self.home = home
         self.prefix = prefix
         self.own = own
@@ -65,6 +70,7 @@ class Catalog:
         self.pulse = Pulse()
         """Fires whenever something was read from the store, published or not."""
         self._key = key
+        self._inspect = inspect
         self._published: CatalogState | None = None
         self._shown = Tree.empty()
         self._stored = Tree.empty()
@@ -119,6 +125,11 @@ class Catalog:
             f"the catalog of zone {self.home} did not reach commit {pair[0]}/{pair[1]} here within {timeout:g} s: "
             "look at `fedmarket federation status`",
         )
+
+    async def wait_listed(self) -> None:
+        """Wait until what is stored was read."""
+        while not self._applied:
+            await self.pulse.wait()
 
     async def wait_applied(self, revision: int, timeout: float) -> None:
         """Wait until the store's `revision` was applied, published or not. Raises Timeout after `timeout` seconds."""
@@ -211,10 +222,8 @@ class Catalog:
                 )
             else:
                 self._show_mix()
-        elif self._published is not None and self._contradicts(self._published.head, sealed, went_back=went_back):
-            self._fall_behind(self._published.head, sealed)
         else:
-            self._publish(sealed, consecutive=False)
+            self._take(sealed, consecutive=False, went_back=went_back)
 
     def apply(self, revision: Revision, *, direct: bool = False) -> None:
         """Apply one complete revision; `direct` when this agent wrote it itself and has not seen its echo yet.
@@ -269,10 +278,17 @@ class Catalog:
         consecutive = before is not None and follows(before, sealed)
         if self.own and before is not None and not consecutive and sealed.head.epoch <= before.head.epoch:
             raise Mismatch(f"head {sealed.pair} does not follow {before.pair}")
-        if before is not None and self._contradicts(before, sealed):
-            self._fall_behind(before, sealed)
+        self._take(sealed, consecutive=consecutive)
+
+    def _take(self, head: SealedHead, *, consecutive: bool, went_back: bool = False) -> None:
+        """Publish what is stored under `head`, unless something speaks against it."""
+        changed = frozenset(self._stored.changed_keys(self._shown))
+        if self._inspect is not None and (objection := self._inspect(head, self._stored, changed)):
+            self._blame(objection)
+        elif self._published is not None and self._contradicts(self._published.head, head, went_back=went_back):
+            self._fall_behind(self._published.head, head)
         else:
-            self._publish(sealed, consecutive=consecutive)
+            self._publish(head, changed, consecutive=consecutive)
 
     def _contradicts(self, before: SealedHead, now: SealedHead, *, went_back: bool = False) -> bool:
         """Say whether `now` cannot come after `before`, which was published: readers never go back.
@@ -296,8 +312,7 @@ class Catalog:
             log.error("%s", fault)
         self.fault = fault
 
-    def _publish(self, head: SealedHead, *, consecutive: bool) -> None:
-        changed = frozenset(self._stored.changed_keys(self._shown))
+    def _publish(self, head: SealedHead, changed: frozenset[str], *, consecutive: bool) -> None:
         self._shown = self._stored
         self._published = CatalogState(head, self._stored, self._stored_head_revision)
         self.syncing, self.fault, self.vanished = False, "", None

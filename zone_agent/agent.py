@@ -185,7 +185,8 @@ def _links(config: Config, core: Core, peers: Peers, silence: float) -> dict[int
     for peer in config.peers:
         key = PublicKey.parse(peer.key)
         follower = Follower(core.keyspace, peer.id, key, core.store, replicas[peer.id], witness, settings)
-        links[peer.id] = Link(follower, _dialler(peers, peer.id), LinkSettings(backoff=config.backoff))
+        dial, settings_of_link = _dialler(peers, peer.id), LinkSettings(backoff=config.backoff)
+        links[peer.id] = Link(follower, core.direct[peer.id], dial, settings_of_link)
     return links
 
 

@@ -15,6 +15,7 @@ from federation.commit import Origin
 from federation.head import FEDERATION, PRIVATE
 from federation.highwater import HighWater
 from federation.keys import Keyspace
+from federation.link.direct import Direct, DirectSettings, Newest
 from federation.link.ring import Ring
 from federation.opening import open_catalog
 from federation.restore import Restorer
@@ -22,7 +23,7 @@ from federation.store import Store
 from federation.trust.keys import PublicKey, ZoneKey
 from federation.view import View
 from federation.writer import Writer, WriterSettings
-from zone_agent.config import Config
+from zone_agent.config import Config, PeerZone
 from zone_agent.duties import Duties
 from zone_agent.etcd import open_etcd
 from zone_agent.services.catalogs import Catalogs
@@ -44,6 +45,7 @@ class Core:
     catalogs: Catalogs
     ring: Ring
     replicas: dict[int, Catalog]
+    direct: dict[int, Direct]
     duties: Duties
     restorer: Restorer
     catch_up_seconds: float
@@ -81,8 +83,10 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
             parts[f"writer of {catalog.prefix}"] = writers[kind].run
         replicas = {peer.id: _replica(keyspace, peer.id, peer.key) for peer in config.peers}
         parts |= {f"watch of {replica.prefix}": _bind_follow(replica, store) for replica in replicas.values()}
+        direct = {peer.id: _direct(keyspace, peer, store, replicas[peer.id]) for peer in config.peers}
+        parts |= {f"watch of {one.catalog.prefix}": one.run for one in direct.values()}
 
-        catalogs = Catalogs(View(own, private, replicas), writers[FEDERATION], writers[PRIVATE])
+        catalogs = Catalogs(View(own, private, Newest(replicas, direct)), writers[FEDERATION], writers[PRIVATE])
         duties = Duties(store, keyspace, agent, LEASE_SECONDS, check_seconds=1.0)
         if config.etcd.embedded:
             await duties.clear()  # nobody else is in this etcd, so whoever held them is dead
@@ -94,11 +98,15 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
             await catalog.wait_for((1, 1), config.timeouts.etcd_start_seconds)
         visible = config.timeouts.visible_seconds
         restorer = Restorer(store, own, writers[FEDERATION], [writers[PRIVATE]], key.public, visible)
-        yield Core(key, keyspace, store, catalogs, ring, replicas, duties, restorer, visible)
+        yield Core(key, keyspace, store, catalogs, ring, replicas, direct, duties, restorer, visible)
 
 
 def _replica(keyspace: Keyspace, peer: int, key: str) -> Catalog:
     return Catalog(peer, keyspace.replica(peer), PublicKey.parse(key), own=False)
+
+
+def _direct(keyspace: Keyspace, peer: PeerZone, store: Store, replica: Catalog) -> Direct:
+    return Direct(keyspace, peer.id, PublicKey.parse(peer.key), store, replica, DirectSettings())
 
 
 def _bind_follow(catalog: Catalog, store: Store) -> Part:

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 
 from federation.head import SealedHead
+from federation.link.direct import Direct
 from federation.link.follow import DEFAULT_BACKOFF, Follower
 from federation.link.sink import Close, Sink, State
 from federation.link.stream import Stream, StreamBroken
@@ -57,9 +58,15 @@ class Link:
     """One peer being followed, for as long as `run` runs."""
 
     def __init__(
-        self, follower: Follower, dial: Dial, settings: LinkSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        follower: Follower,
+        direct: Direct,
+        dial: Dial,
+        settings: LinkSettings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._follower = follower
+        self._direct = direct
         self._dial = dial
         self._settings = settings
         self._clock = clock
@@ -77,9 +84,14 @@ class Link:
         self._again.set()
 
     async def run(self) -> None:
-        """Follow the peer, for ever."""
+        """Follow the peer, for ever: where it writes if that is our own etcd, else by one stream after the other."""
         while True:
-            close = await self._once()
+            if self._direct.fault is None and self._direct.near:
+                await self._read_directly()
+                continue
+            close = self._direct.fault or await self._stream()
+            if close is None:
+                continue
             self._note(close)
             self.tried.set()
             if close.state not in STICKY:
@@ -87,6 +99,32 @@ class Link:
                 await self._pause(self._settings.backoff.delay(self._failures))
             else:
                 await self._pause(self._settings.probe_seconds if close.passing else None)
+                self._direct.forgive()
+
+    async def _read_directly(self) -> None:
+        """Leave the link alone while the peer's agents are at work in our own etcd."""
+        self._failures = self._unheard = 0
+        while self._direct.fault is None and self._direct.near:
+            if self._direct.shared:
+                self.status.state, self.status.last_error = State.SHARED, ""
+                self.status.there = self._direct.catalog.state.head if self._direct.catalog.state else None
+                self.status.confirmed_at = self._clock()
+            self.tried.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._direct.remaining):
+                    await self._direct.pulse.wait()
+        self.status.state = State.DOWN
+
+    async def _stream(self) -> Close | None:
+        """Follow the peer by one stream; None if it was ended because the peer is at work in our own etcd."""
+        stream, shared = asyncio.create_task(self._once()), asyncio.create_task(self._direct.wait_shared())
+        try:
+            await asyncio.wait({stream, shared}, return_when=asyncio.FIRST_COMPLETED)
+            return stream.result() if stream.done() else None
+        finally:
+            for task in (stream, shared):
+                task.cancel()
+            await asyncio.gather(stream, shared, return_exceptions=True)
 
     async def _once(self) -> Close:
         self._heard = False

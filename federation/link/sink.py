@@ -35,6 +35,8 @@ class State(Enum):
     DIFF = "diff"
     FORKED = "forked"
     REFUSED = "refused"
+    SHARED = "shared"
+    """Read directly in one etcd: no stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from federation.commit import Origin
 from federation.draft import Draft
 from federation.head import FEDERATION, seal
 from federation.keys import HEAD, Keyspace
+from federation.link.direct import Direct, DirectSettings
 from federation.link.follow import Follower, FollowSettings
 from federation.link.link import Link, LinkSettings
 from federation.link.ring import Ring
@@ -37,6 +38,7 @@ R = TypeVar("R")
 SERVE = ServeSettings(beat_seconds=0.05)
 FOLLOW = FollowSettings(silence_seconds=2.0, catch_up_seconds=5.0)
 WRITER = WriterSettings(catch_up_seconds=5.0, resolve_seconds=5.0, retry_seconds=0.01)
+DIRECT = DirectSettings(window_seconds=1.0, keep_seconds=0.01)
 BACKOFF = Backoff(first_seconds=0.001, longest_seconds=0.01)
 
 
@@ -110,6 +112,7 @@ class Zone:
         self.writer = Writer(self.store, self.own, self.origin, WRITER)
         self.restorer = Restorer(self.store, self.own, self.writer, [], self.key.public, 5.0)
         self.replicas: dict[int, Catalog] = {}
+        self.direct: dict[int, Direct] = {}
         self.links: dict[int, Link] = {}
         self.homes: dict[int, Zone] = {}
         """Which agent of a home is dialled."""
@@ -139,10 +142,12 @@ class Zone:
         replica = Catalog(home.zone, self.keyspace.replica(home.zone), home.key.public, own=False)
         key, witness = home.key.public, self.restorer.show
         follower = Follower(self.keyspace, home.zone, key, self.store, replica, witness, FOLLOW)
-        link = Link(follower, lambda: self.dial(self.homes[home.zone]), LinkSettings(backoff=BACKOFF))
+        direct = Direct(self.keyspace, home.zone, key, self.store, replica, DIRECT)
+        link = Link(follower, direct, lambda: self.dial(self.homes[home.zone]), LinkSettings(backoff=BACKOFF))
         self.homes[home.zone] = home
-        self.replicas[home.zone], self.links[home.zone] = replica, link
-        self._running += [self._tasks.create_task(replica.follow(self.store)), self._tasks.create_task(link.run())]
+        self.replicas[home.zone], self.direct[home.zone], self.links[home.zone] = replica, direct, link
+        parts = [replica.follow(self.store), direct.run(), link.run()]
+        self._running += [self._tasks.create_task(part) for part in parts]
         return link
 
     @asynccontextmanager
