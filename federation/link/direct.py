@@ -62,9 +62,14 @@ class Direct:
         return self._heads > 1 and self.remaining > 0
 
     @property
+    def age(self) -> float:
+        """Seconds since the last head was seen."""
+        return self._now() - self._seen_at
+
+    @property
     def remaining(self) -> float:
         """Seconds for which what was seen still counts."""
-        return self._seen_at + self._settings.window_seconds - self._now()
+        return self._settings.window_seconds - self.age
 
     def forgive(self) -> None:
         """Look again at what was not taken: a person said so."""

@@ -108,7 +108,7 @@ class Link:
             if self._direct.shared:
                 self.status.state, self.status.last_error = State.SHARED, ""
                 self.status.there = self._direct.catalog.state.head if self._direct.catalog.state else None
-                self.status.confirmed_at = self._clock()
+                self.status.confirmed_at = self._clock() - self._direct.age
             self.tried.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._direct.remaining):

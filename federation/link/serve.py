@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from federation.link.source import Refusal, Source
 from federation.link.stream import Stream, StreamBroken, Witness, send_within
 from federation.pulse import Pulse
-from fedmarket.errors import Unavailable
+from fedmarket.errors import FedmarketError
 from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
 
@@ -88,7 +88,7 @@ async def _talk(
 async def _judge(witness: Witness, have: SignedHead) -> None:
     try:
         await witness(have)
-    except Unavailable as error:
+    except FedmarketError as error:
         raise Refusal("busy", error.message) from error
 
 

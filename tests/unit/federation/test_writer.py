@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -166,3 +167,29 @@ async def test_each_revision_moves_the_head_by_exactly_one() -> None:
             if revision.revision == zone.store.revision:
                 break
         assert len(seqs) == zone.own.pair[1]
+
+
+async def test_a_writer_that_has_a_rival_lets_it_see_each_commit_before_the_next() -> None:
+    store = MemoryStore()
+    async with Zone(0, store) as one, Zone(0, store) as two:
+        two.origin = replace(two.origin, agent="another agent")
+        two.writer._origin = two.origin
+        await two.create("of the rival")
+        await one.own.wait_for(two.own.pair, 5)
+        one._running[0].cancel()  # what it writes from now on does not come back to it
+        await asyncio.wait([one._running[0]])
+        await one.create("first")
+        second = asyncio.create_task(one.create("second"))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        one._running[0] = asyncio.create_task(one.own.follow(store))
+        await second
+        assert sorted(names(one.own).values()) == ["first", "of the rival", "second"]
+
+
+async def test_a_writer_without_a_rival_waits_for_no_echo() -> None:
+    async with Zone(0) as zone:
+        zone._running[0].cancel()
+        await asyncio.wait([zone._running[0]])
+        for n in range(5):
+            await zone.create(f"m{n}")
