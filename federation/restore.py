@@ -52,7 +52,9 @@ class Restorer:
         except Corrupt as error:
             log.warning("a peer shows a head that this zone did not sign, which proves nothing: %s", error.message)
             return
-        if (shown.head.zone, shown.head.catalog) != (self._own.home, FEDERATION) or not self._unknown(shown):
+        if (shown.head.zone, shown.head.catalog) != (self._own.home, FEDERATION):
+            return
+        if self._own.state is None or not self._unknown(shown):  # what cannot be read can only be repaired
             return
         async with self._judging:
             await self._catch_up()
@@ -81,8 +83,8 @@ class Restorer:
     async def _catch_up(self) -> None:
         """Read our head linearizably, and wait until it is here."""
         stored = await self._store.get(self._own.prefix + HEAD)
-        if stored is None or self._own.state is None:
-            raise Unavailable("this zone's catalog is not open: try again in a moment")
+        if stored is None:
+            raise Unavailable("this zone's catalog is not in etcd: look at the agent's log")
         await self._own.wait_for(unseal_bytes(stored.value, self._key).pair, self._catch_up_seconds)
 
     def _bar(self, shown: SealedHead) -> None:
