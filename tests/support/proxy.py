@@ -11,8 +11,9 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._flows = threading.Event()
-        self._flows.set()
+        self._forth, self._back = threading.Event(), threading.Event()
+        """Set while bytes flow from, and to, whoever dials."""
+        self._flow()
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -34,15 +35,20 @@ class Proxy:
         _shut(self._listener)
         for each in list(self._sockets):
             _shut(each)
-        self._flows.set()
+        self._flow()
 
     def stall(self) -> None:
         """Let connections stand, and new ones be made, and let no byte through: as when packets are dropped."""
-        self._flows.clear()
+        self._forth.clear()
+        self._back.clear()
+
+    def mute(self) -> None:
+        """Stall one direction: what a dialler says arrives, and no answer comes back."""
+        self._back.clear()
 
     def heal(self) -> None:
         """Relay again; what was held back comes late."""
-        self._flows.set()
+        self._flow()
         if self._listener.fileno() == -1:
             self._listener = socket.create_server(("127.0.0.1", self.port))
             self._accept()
@@ -60,13 +66,17 @@ class Proxy:
                     near.close()
                     continue
                 self._sockets |= {near, far}
-                self._run(self._pump, near, far)
-                self._run(self._pump, far, near)
+                self._run(self._pump, near, far, self._forth)
+                self._run(self._pump, far, near, self._back)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _flow(self) -> None:
+        self._forth.set()
+        self._back.set()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                self._flows.wait()
+                flows.wait()
                 sink.sendall(data)
         _shut(source)
         _shut(sink)

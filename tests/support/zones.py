@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedmarket.pb.etcd import kv_pb2, rpc_pb2, rpc_pb2_grpc
 from fedmarket.pb.fedmarket.v1.zone_pb2 import LINK_STATE_TAIL, FederationStatusResponse, Link
-from tests.support.native import Native
+from tests.support.native import OPTIONS, Native
 from zone_agent.address import Address
 from zone_agent.init import NewZone, make_zone
 
@@ -135,7 +135,8 @@ class Zone:
 
     @property
     def etcd_pid(self) -> int:
-        return int((self.directory / "etcd" / "etcd.pid").read_text())
+        """Return what its agent wrote; 0 in the moment in which that is being written anew."""
+        return int((self.directory / "etcd" / "etcd.pid").read_text() or 0)
 
     def start(self) -> None:
         """Start the agent and wait until its health check says that it serves."""
@@ -233,18 +234,26 @@ class Zone:
 
     # -- what it keeps
 
-    def dump(self, below: str = "") -> dict[str, tuple[bytes, int]]:
-        """Return every key of its etcd below a part of the prefix, with value and revision, but for the heads.
-
-        A head is signed anew even where nothing changes.
-        """
+    def stored(self, below: str = "") -> list[kv_pb2.KeyValue]:
+        """Return every key of its etcd below a part of the prefix, as of one revision. Raises grpc.RpcError."""
         begin = f"/fedmarket/1/{below}".encode()
-        with grpc.insecure_channel(f"127.0.0.1:{self.etcd_port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        with self.etcd() as channel:
             answer = rpc_pb2_grpc.KVStub(channel).Range(
                 rpc_pb2.RangeRequest(key=begin, range_end=begin[:-1] + bytes([begin[-1] + 1])), timeout=BOUND
             )
-        kept: list[kv_pb2.KeyValue] = [kv for kv in answer.kvs if not kv.key.endswith(b"/head")]
+        return list(answer.kvs)
+
+    def dump(self, below: str = "") -> dict[str, tuple[bytes, int]]:
+        """Return the keys of its etcd with value and revision, but for the heads.
+
+        A head is signed anew even where nothing changes.
+        """
+        kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head")]
         return {kv.key.decode(): (kv.value, kv.mod_revision) for kv in kept}
+
+    def etcd(self) -> grpc.Channel:
+        """Open a connection to its etcd."""
+        return grpc.insecure_channel(f"127.0.0.1:{self.etcd_port}", OPTIONS)
 
     def files(self, *, of: tuple[str, ...] = ("datastores", "markets")) -> list[str]:
         """Return the files that the zone's stores hold, staging too."""

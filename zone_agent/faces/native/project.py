@@ -1,7 +1,7 @@
 """Records as the native API shows them, with the names that are derived and never stored."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -11,11 +11,14 @@ from drivers.registry import MARKET_DRIVERS
 from federation.head import SealedHead
 from federation.link.link import LinkStatus
 from federation.link.sink import State
+from federation.lost import LostRecord
+from federation.scrub import ScrubSummary, Verdict
 from federation.view import Found, View
 from fedmarket.errors import BadInput
 from fedmarket.pb.fedmarket.v1 import app_pb2, common_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
 from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, ImageRecord, MarketRecord
 from zone_agent.jobs import Job
+from zone_agent.services.federation import ZoneCheck
 from zone_agent.services.principal import group_name, permissions, user_name
 from zone_agent.services.zones import SeenZone
 from zone_agent.stores import attributes_of
@@ -29,6 +32,9 @@ MAX_PAGE = 1000
 """Records of a page."""
 MAX_PAGE_BYTES = 3 << 20
 """Of a page, below the 4 MiB that gRPC's clients take."""
+
+MAX_DIFFERING = 100
+"""Keys of records that are told of one check."""
 
 
 def ref(message: common_pb2.Ref) -> int | str:
@@ -222,7 +228,61 @@ _LINK_STATES = {
     State.DIFF: zone_pb2.LINK_STATE_DIFF,
     State.FORKED: zone_pb2.LINK_STATE_FORKED,
     State.REFUSED: zone_pb2.LINK_STATE_REFUSED,
+    State.SHARED: zone_pb2.LINK_STATE_SHARED,
 }
+
+
+_VERDICTS = {
+    Verdict.OK: zone_pb2.SCRUB_VERDICT_OK,
+    Verdict.EMPTY: zone_pb2.SCRUB_VERDICT_EMPTY,
+    Verdict.SYNCING: zone_pb2.SCRUB_VERDICT_SYNCING,
+    Verdict.REPAIRING: zone_pb2.SCRUB_VERDICT_REPAIRING,
+    Verdict.ALARM: zone_pb2.SCRUB_VERDICT_ALARM,
+}
+
+
+def catalog_check(found: ZoneCheck) -> zone_pb2.CatalogCheck:
+    """Return what a scrub found of a catalog."""
+    check = found.check
+    return zone_pb2.CatalogCheck(
+        zone_id=check.subject.catalog.home,
+        zone=found.zone,
+        catalog=check.subject.kind,
+        verdict=_VERDICTS[check.verdict],
+        head=head(check.head),
+        count=check.count,
+        differs=check.differs[:MAX_DIFFERING],
+        reason=check.reason,
+        there=head(found.there),
+        current=found.current,
+        repaired=found.repaired,
+    )
+
+
+def scrub_summary(summary: ScrubSummary, checks: Iterable[ZoneCheck]) -> zone_pb2.ScrubSummary:
+    """Return what scrubs have found so far."""
+    shown = zone_pb2.ScrubSummary(
+        scrubs=summary.scrubs,
+        faults=summary.faults,
+        repairs=summary.repairs,
+        catalogs=[catalog_check(check) for check in checks],
+    )
+    if summary.last_time:
+        shown.last.FromMilliseconds(int(summary.last_time * 1000))
+    return shown
+
+
+def lost_record(zone: str, lost: LostRecord) -> zone_pb2.LostRecord:
+    """Return a record that a DIFF removed; without a name where this version cannot read it."""
+    return zone_pb2.LostRecord(
+        zone_id=lost.home,
+        zone=zone,
+        epoch=lost.epoch,
+        kind=lost.kind,
+        id=lost.id,
+        name=lost.name,
+        size_bytes=len(lost.value),
+    )
 
 
 def head(sealed: SealedHead | None) -> zone_pb2.HeadSummary | None:
