@@ -67,6 +67,8 @@ class Catalog:
         """Whether the stored records match no head, because a DIFF is being written."""
         self.vanished: SealedHead | None = None
         """The head that was published here before the store went back behind it; only of an own catalog."""
+        self.strays = 0
+        """Revisions that the watch told of and that changed records without a head, which none of our agents do."""
         self.pulse = Pulse()
         """Fires whenever something was read from the store, published or not."""
         self._key = key
@@ -213,6 +215,8 @@ class Catalog:
             sealed = unseal_bytes(self._stored_head, self._key)
         except Corrupt as error:
             self._blame(f"what is stored at {self.prefix} cannot be trusted ({error.message})")
+            if self.own:
+                self._show_mix()
             return
         if not sealed.describes(self._stored):
             if self.own:
@@ -220,8 +224,7 @@ class Catalog:
                     f"the records stored at {self.prefix} do not match their signed head: "
                     "changes are refused until `fedmarket zone repair`"
                 )
-            else:
-                self._show_mix()
+            self._show_mix()
         else:
             self._take(sealed, consecutive=False, went_back=went_back)
 
@@ -250,6 +253,9 @@ class Catalog:
             self._direct.add(revision.revision)
         if not changes and head is None:
             return
+        if head is None:
+            self.strays += 1
+            log.warning("%s: somebody changed %s without a head", self.prefix, ", ".join(sorted(changes)))
         if self.own and head is None:
             raise Mismatch(f"revision {revision.revision} changed records without a head")
         puts = {key: value for key, value in changes.items() if value is not None}

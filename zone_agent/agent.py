@@ -5,7 +5,7 @@ import logging
 import signal
 import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from federation.link.serve import ServeSettings
 from federation.scrub import Scrubber, Subject
 from federation.trust.keys import PublicKey
 from federation.trust.tls import Identity
-from fedmarket.errors import ConfigError
+from fedmarket.errors import ConfigError, Refused
 from fedmarket.pb.fedmarket.v1.record_pb2 import ZoneRecord
 from zone_agent.config import Config, HttpSettings
 from zone_agent.core import LEASE_SECONDS, Core, open_core
@@ -116,7 +116,7 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
         serving = ServeSettings(beat_seconds=timeouts.beat_seconds)
         peer_face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.restorer.show, serving)
 
-        await services.datastores.reconcile(config.datastores, credentials.admin)
+        await _unless_refused(services.datastores.reconcile(config.datastores, credentials.admin))
         recovery = Recovery(core.catalogs, stores, services.images, core.duties, RECOVERY_SECONDS)
         await recovery.look(alone=config.etcd.embedded)
         parts: dict[str, Part] = {"jobs": services.jobs.run, "recovery": recovery.run}
@@ -133,7 +133,7 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
                 running(parts, config.backoff),
             ):
                 url = config.http.public_url(http.port)
-                await services.zones.publish(_zone_record(config, url, grpc_port, peer_port))
+                await _unless_refused(services.zones.publish(_zone_record(config, url, grpc_port, peer_port)))
                 yield
         finally:
             await peers.close()
@@ -166,15 +166,30 @@ def _services(
         datastores=DatastoreService(core.catalogs, stores),
         jobs=jobs,
         federation=FederationService(
-            core.catalogs, zones, links, _scrubber(config, core), core.store, core.keyspace, core.duties, scrubbing
+            core.catalogs,
+            zones,
+            links,
+            core.replicas,
+            _scrubber(config, core),
+            core.store,
+            core.keyspace,
+            core.duties,
+            scrubbing,
         ),
     )
 
 
 def _scrubber(config: Config, core: Core) -> Scrubber:
     view, key = core.catalogs.view, core.key.public
-    subjects = [Subject(view.own, FEDERATION, key), Subject(view.private, PRIVATE, key)]
-    subjects += [Subject(core.replicas[peer.id], FEDERATION, PublicKey.parse(peer.key)) for peer in config.peers]
+    pinned = {peer.id: PublicKey.parse(peer.key) for peer in config.peers}
+
+    def subjects() -> list[Subject]:
+        found = [Subject(view.own, FEDERATION, key), Subject(view.private, PRIVATE, key)]
+        for peer, pin in pinned.items():
+            catalog = view.replicas[peer]
+            found.append(Subject(catalog, FEDERATION, pin, direct=catalog is not core.replicas[peer]))
+        return found
+
     return Scrubber(core.store, subjects, core.catch_up_seconds)
 
 
@@ -198,6 +213,14 @@ async def _looked_around(links: Mapping[int, Link], seconds: float) -> AsyncGene
             for link in links.values():
                 await link.tried.wait()
     yield
+
+
+async def _unless_refused(change: Awaitable[None]) -> None:
+    """Make a change that every start makes; a catalog at fault refuses it, until a person repairs it by this agent."""
+    try:
+        await change
+    except Refused as error:
+        log.error("%s", error.message)
 
 
 def _dialler(peers: Peers, zone: int) -> Dial:

@@ -23,6 +23,7 @@ from federation.store import Store
 from federation.trust.keys import PublicKey, ZoneKey
 from federation.view import View
 from federation.writer import Writer, WriterSettings
+from fedmarket.errors import Timeout
 from zone_agent.config import Config, PeerZone
 from zone_agent.duties import Duties
 from zone_agent.etcd import open_etcd
@@ -94,8 +95,8 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
         idle = config.timeouts.idle_commit_seconds
         parts["duty head"] = lambda: _keep_head(own, writers[FEDERATION], duties, idle)
         await stack.enter_async_context(running(parts, config.backoff))
-        for catalog in (own, private):
-            await catalog.wait_for((1, 1), config.timeouts.etcd_start_seconds)
+        for catalog in (own, private):  # one that is at fault is read, too, but nothing of it is ever published
+            await _listed(catalog, config.timeouts.etcd_start_seconds)
         visible = config.timeouts.visible_seconds
         restorer = Restorer(store, own, writers[FEDERATION], [writers[PRIVATE]], key.public, visible)
         yield Core(key, keyspace, store, catalogs, ring, replicas, direct, duties, restorer, visible)
@@ -109,6 +110,17 @@ def _direct(keyspace: Keyspace, peer: PeerZone, store: Store, replica: Catalog) 
     return Direct(keyspace, peer.id, PublicKey.parse(peer.key), store, replica, DirectSettings())
 
 
+async def _listed(catalog: Catalog, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await catalog.wait_listed()
+    except TimeoutError as error:
+        raise Timeout(
+            f"etcd did not list {catalog.prefix} within {seconds:g} s: look at its log, or allow more in [timeouts] "
+            "etcd_start_seconds"
+        ) from error
+
+
 def _bind_follow(catalog: Catalog, store: Store) -> Part:
     return lambda: catalog.follow(store)
 
@@ -119,5 +131,5 @@ async def _keep_head(own: Catalog, writer: Writer, duties: Duties, idle_seconds:
         mine = await duties.try_claim("head")
         before = own.pair
         await asyncio.sleep(idle_seconds)
-        if mine and own.pair == before:
+        if mine and own.pair == before and not (own.fault or own.barred):
             await writer.beat()

@@ -16,6 +16,10 @@ from fedmarket.errors import Corrupt, FedmarketError, NoSpace, Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
 from fedmarket.retry import Backoff
 
+_MOVED = (
+    "the head of the copy here was moved by another agent of this zone, or by a write whose answer was lost: "
+    "reading it again"
+)
 DEFAULT_BACKOFF = Backoff(first_seconds=0.1, longest_seconds=5.0)
 
 
@@ -140,12 +144,12 @@ class Follower:
                     await send_within(stream, message, self._settings.silence_seconds)
                 case Write() as write:
                     if not await self._write(write, monitor):
-                        return Close("another agent of this zone runs this link")
+                        return Close(_MOVED)
                     todo.extend(sink.wrote())
                 case Fence(head):
                     tree = await self._fence(head, monitor)
                     if tree is None:
-                        return Close("another agent of this zone runs this link")
+                        return Close(_MOVED)
                     todo.extend(sink.fenced(tree))
                 case Judge(yours):
                     await self._witness(yours)

@@ -21,7 +21,8 @@ INTRODUCTION = f"""\
 
 <!-- Generated from zone_agent/cli by `python -m zone_agent.cli.docs`: change it there. -->
 
-`{PROGRAM} agent ...` makes a zone and runs its agent. All other commands are clients of an agent's native gRPC API.
+`{PROGRAM} agent ...` makes a zone and runs its agent; `{PROGRAM} zone init` and `{PROGRAM} zone restore` work on a zone
+whose agent is stopped. All other commands are clients of an agent's native gRPC API.
 
 **Which agent, and as whom.** `--endpoint`, or the variable {ENDPOINT_VARIABLE}, is the agent's gRPC port: `host:port`
 speaks plaintext, `https://host:port` (or `tls://host:port`) speaks TLS; {DEFAULT_ENDPOINT} if neither is given.
@@ -35,9 +36,9 @@ a name. Markets and apps of other zones are named `name@zone` where the bare nam
 **Output.** Tables for people; `--json` for scripts: an array for lists, also an empty one, and an object for one thing.
 Keys are the field names of proto/fedmarket/v1, all of them always there; numbers are numbers, states and types are
 lower-case words, times are RFC 3339 in UTC, what is not set is null. Errors go to stderr, and so do progress bars, on a
-terminal only (FEDMARKET_PROGRESS, `always` or `never`, says otherwise). `federation status --json` is the array of
-links; `delete --json` is `{{"id": n}}`; `app download --json` is the app and `path`; with `--no-wait` the object has
-`job_id` too.
+terminal only (FEDMARKET_PROGRESS, `always` or `never`, says otherwise). `federation status --json` is an object: this
+zone, its links, what scrubs found, and alarms; `delete --json` is `{{"id": n}}`; `app download --json` is the app and
+`path`; with `--no-wait` the object has `job_id` too.
 
 **Errors** are one sentence on stderr that says what to do next. The exit status says what kind it is:
 """

@@ -60,8 +60,8 @@ class EtcdSettings:
     endpoints: tuple[str, ...] = field(
         default=(),
         metadata=setting(
-            "Addresses (host:port) of the members of an etcd that runs elsewhere; needs embedded = false. Host names "
-            "are looked up again when no member can be reached."
+            "Addresses (host:port) of the members of an etcd that runs elsewhere; needs embedded = false. A host "
+            "name is looked up again when its member cannot be reached."
         ),
     )
     tls_ca: Path | None = field(

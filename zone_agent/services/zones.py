@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from federation.catalog import Catalog
 from federation.draft import Draft
-from federation.head import SealedHead
+from federation.head import CatalogId, SealedHead
 from federation.link.link import LinkStatus
-from fedmarket.errors import NotFound
+from federation.recall import Copy
+from federation.repair import Repaired, Repairer
+from fedmarket.errors import FedmarketError, NotFound
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     ZoneRecord,
 )
+from fedmarket.threads import uninterrupted
 from zone_agent.services.catalogs import Catalogs
 
 
@@ -40,13 +43,19 @@ class ZoneService:
     """The use cases of zones and links."""
 
     def __init__(
-        self, catalogs: Catalogs, key: str, peers: Mapping[int, Pinned], links: Mapping[int, LinkStatus]
+        self,
+        catalogs: Catalogs,
+        key: str,
+        peers: Mapping[int, Pinned],
+        links: Mapping[int, LinkStatus],
+        repairers: Mapping[CatalogId, Repairer],
     ) -> None:
         self._catalogs = catalogs
         self._view = catalogs.view
         self._key = key
         self._peers = peers
         self._links = links
+        self._repairers = repairers
 
     def list(self) -> Sequence[SeenZone]:
         """Return this zone and its peers, ascending."""
@@ -81,6 +90,33 @@ class ZoneService:
                 draft.put(zone, known)
 
         await self._catalogs.change(change, private=False)
+
+    def copy(self, ref: int | str | None) -> Copy:
+        """Return the federated catalog of a zone, whole and verified; of this one for None. Raises NotFound."""
+        zone = self.show(ref)
+        catalog = self._view.own if zone.local else self._view.replicas[zone.id]
+        if catalog.state is None:
+            raise NotFound(
+                f"no whole copy of the catalog of zone {zone.id} is here: look at `fedmarket federation status`"
+            )
+        return Copy(catalog.state.head, catalog.state.tree)
+
+    @uninterrupted
+    async def repair(self, *, accept: bool) -> Mapping[CatalogId, Repaired]:
+        """Make the records of this zone's catalogs those of a signed head again, where they are not.
+
+        One that cannot be repaired keeps not the other from it; then its error is raised. See `Repairer`.
+        """
+        done: dict[CatalogId, Repaired] = {}
+        failures: list[FedmarketError] = []
+        for catalog, repairer in self._repairers.items():
+            try:
+                done[catalog] = await repairer.repair(accept=accept)
+            except FedmarketError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return done
 
     def _see(self, zone: int) -> SeenZone:
         found = self._view.get(ZoneRecord, zone)

@@ -20,6 +20,7 @@ from fedmarket.pb.fedmarket.v1 import (
     job_pb2_grpc,
     market_pb2,
     market_pb2_grpc,
+    peer_pb2,
     record_pb2,
     zone_pb2,
     zone_pb2_grpc,
@@ -37,7 +38,16 @@ class FakeAgent:
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.zones = [zone_pb2.Zone(id=0, name="berlin", local=True, grpc_endpoint="127.0.0.1:7634")]
+        self.exported: list[peer_pb2.Commit] = []
+        self.repaired: list[zone_pb2.CatalogRepair] = []
         self.links: list[zone_pb2.Link] = []
+        self.scrub = zone_pb2.ScrubSummary()
+        self.alarms: list[str] = []
+        self.checks: list[zone_pb2.CatalogCheck] = []
+        self.endless = False
+        """Whether Verify goes on after its checks, as where a peer does not answer."""
+        self.lost: list[zone_pb2.LostRecord] = []
+        self.lost_value = b""
         self.datastores = [image_pb2.Datastore(id=1, name="default", driver="fs", total_mb=2048, free_mb=512)]
         self.markets: list[market_pb2.Market] = []
         self.images: list[image_pb2.Image] = []
@@ -138,11 +148,43 @@ class _Zones(_Service, zone_pb2_grpc.ZoneServiceServicer):
             return self.agent.zones[0]
         return self.agent.find(self.agent.zones, request.zone, context)
 
+    def Export(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        yield from self.agent.exported
+
+    def Repair(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return zone_pb2.RepairZoneResponse(catalogs=self.agent.repaired)
+
 
 class _Federation(_Service, zone_pb2_grpc.FederationServiceServicer):
     def Status(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
-        return zone_pb2.FederationStatusResponse(self=self.agent.zones[0], links=self.agent.links)
+        return zone_pb2.FederationStatusResponse(
+            self=self.agent.zones[0], links=self.agent.links, scrub=self.agent.scrub, alarms=self.agent.alarms
+        )
+
+    def Verify(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        yield from self.agent.checks
+        if self.agent.endless:
+            self.agent.wait_for_end(context)
+
+    def Retry(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return self.agent.links[0]
+
+    def Lost(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        yield from self.agent.lost
+
+    def ShowLost(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return zone_pb2.ShowLostResponse(lost=self.agent.lost[0], value=self.agent.lost_value)
+
+    def Forget(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return zone_pb2.ForgetResponse(zone_id=request.zone.id, keys=7)
 
 
 class _Datastores(_Service, image_pb2_grpc.DatastoreServiceServicer):

@@ -30,7 +30,7 @@ def test_a_list_that_does_not_go_on_is_an_error_and_no_endless_loop(
 
 
 def test_json_lists_are_arrays_also_when_empty(fedmarket: Fedmarket) -> None:
-    for command in (["app", "list"], ["market", "list"], ["image", "list"], ["federation", "status"]):
+    for command in (["app", "list"], ["market", "list"], ["image", "list"], ["federation", "lost"]):
         ran = fedmarket(*command, "--json")
         assert (ran.status, ran.json, ran.err) == (0, [], "")
 

@@ -256,15 +256,17 @@ def catalog_check(found: ZoneCheck) -> zone_pb2.CatalogCheck:
         there=head(found.there),
         current=found.current,
         repaired=found.repaired,
+        found=found.found,
     )
 
 
-def scrub_summary(summary: ScrubSummary, checks: Iterable[ZoneCheck]) -> zone_pb2.ScrubSummary:
+def scrub_summary(summary: ScrubSummary, strays: int, checks: Iterable[ZoneCheck]) -> zone_pb2.ScrubSummary:
     """Return what scrubs have found so far."""
     shown = zone_pb2.ScrubSummary(
         scrubs=summary.scrubs,
         faults=summary.faults,
         repairs=summary.repairs,
+        strays=strays,
         catalogs=[catalog_check(check) for check in checks],
     )
     if summary.last_time:

@@ -31,6 +31,7 @@ from zone_agent.jobs import Jobs
 from zone_agent.services.apps import AppService
 from zone_agent.services.datastores import DatastoreService
 from zone_agent.services.exports import ExportService
+from zone_agent.services.federation import FederationService
 from zone_agent.services.images import ImageService
 from zone_agent.services.markets import MarketService
 from zone_agent.services.zones import ZoneService
@@ -61,6 +62,7 @@ class Services:
     images: ImageService
     datastores: DatastoreService
     jobs: Jobs
+    federation: FederationService
 
 
 class NativeFace:
@@ -104,7 +106,7 @@ class NativeFace:
         s = self._services
         images = Images(s.images, self._projector, self._idle_seconds)
         zone_pb2_grpc.add_ZoneServiceServicer_to_server(Zones(s.zones), server)
-        zone_pb2_grpc.add_FederationServiceServicer_to_server(Federation(s.zones), server)
+        zone_pb2_grpc.add_FederationServiceServicer_to_server(Federation(s.zones, s.federation), server)
         market_pb2_grpc.add_MarketServiceServicer_to_server(Markets(s.markets, self._projector), server)
         app_pb2_grpc.add_AppServiceServicer_to_server(Apps(s.apps, s.exports, self._projector, images), server)
         image_pb2_grpc.add_ImageServiceServicer_to_server(images, server)

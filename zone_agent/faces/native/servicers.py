@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from federation.head import CatalogId
+from federation.recall import messages_of
+from federation.repair import Outcome, Repaired
 from federation.view import Found
 from fedmarket.errors import BadInput, Timeout
 from fedmarket.pb.fedmarket.v1 import (
@@ -16,6 +19,7 @@ from fedmarket.pb.fedmarket.v1 import (
     job_pb2_grpc,
     market_pb2,
     market_pb2_grpc,
+    peer_pb2,
     zone_pb2,
     zone_pb2_grpc,
 )
@@ -27,6 +31,7 @@ from zone_agent.jobs import Jobs
 from zone_agent.services.apps import AppService
 from zone_agent.services.datastores import DatastoreService
 from zone_agent.services.exports import ExportService
+from zone_agent.services.federation import FederationService
 from zone_agent.services.images import ImageService, NewImage
 from zone_agent.services.markets import MarketService
 from zone_agent.services.zones import ZoneService
@@ -46,18 +51,73 @@ class Zones(zone_pb2_grpc.ZoneServiceServicer):
     async def Show(self, request: zone_pb2.ShowZoneRequest, context: Any) -> zone_pb2.Zone:
         return project.zone(self._zones.show(ref(request.zone) if request.HasField("zone") else None))
 
+    async def Export(self, request: zone_pb2.ExportZoneRequest, context: Any) -> AsyncIterator[peer_pb2.Commit]:
+        copy = self._zones.copy(ref(request.zone) if request.HasField("zone") else None)
+        for message in messages_of(copy.head, copy.tree):
+            yield message
+
+    async def Repair(self, request: zone_pb2.RepairZoneRequest, context: Any) -> zone_pb2.RepairZoneResponse:
+        done = await self._zones.repair(accept=request.accept)
+        return zone_pb2.RepairZoneResponse(catalogs=[_repaired(catalog, one) for catalog, one in done.items()])
+
+
+def _repaired(catalog: CatalogId, repaired: Repaired) -> zone_pb2.CatalogRepair:
+    return zone_pb2.CatalogRepair(
+        catalog=catalog,
+        outcome=_OUTCOMES[repaired.outcome],
+        source=repaired.source,
+        written=repaired.written,
+        removed=repaired.removed,
+        head=project.head(repaired.head),
+    )
+
+
+_OUTCOMES = {
+    Outcome.SOUND: zone_pb2.REPAIR_OUTCOME_SOUND,
+    Outcome.RESTORED: zone_pb2.REPAIR_OUTCOME_RESTORED,
+    Outcome.ACCEPTED: zone_pb2.REPAIR_OUTCOME_ACCEPTED,
+}
+
 
 class Federation(zone_pb2_grpc.FederationServiceServicer):
     """fedmarket.v1.FederationService."""
 
-    def __init__(self, zones: ZoneService) -> None:
+    def __init__(self, zones: ZoneService, federation: FederationService) -> None:
         self._zones = zones
+        self._federation = federation
 
     async def Status(
         self, request: zone_pb2.FederationStatusRequest, context: Any
     ) -> zone_pb2.FederationStatusResponse:
-        links = [project.link(zone, status) for zone, status in self._zones.links()]
-        return zone_pb2.FederationStatusResponse(self=project.zone(self._zones.show(None)), links=links)
+        return zone_pb2.FederationStatusResponse(
+            self=project.zone(self._zones.show(None)),
+            links=[project.link(zone, status) for zone, status in self._zones.links()],
+            scrub=project.scrub_summary(
+                self._federation.summary(), self._federation.strays(), self._federation.last_checks()
+            ),
+            alarms=self._federation.alarms(),
+        )
+
+    async def Verify(self, request: zone_pb2.VerifyRequest, context: Any) -> AsyncIterator[zone_pb2.CatalogCheck]:
+        async with aclosing(self._federation.verify(_one_or_all(request))) as checks:
+            async for check in checks:
+                yield project.catalog_check(check)
+
+    async def Retry(self, request: zone_pb2.RetryLinkRequest, context: Any) -> zone_pb2.Link:
+        return project.link(*await self._federation.retry(ref(request.zone)))
+
+    async def Lost(self, request: zone_pb2.ListLostRequest, context: Any) -> AsyncIterator[zone_pb2.LostRecord]:
+        async with aclosing(self._federation.lost(_one_or_all(request), request.epoch)) as records:
+            async for zone, lost in records:
+                yield project.lost_record(zone, lost)
+
+    async def ShowLost(self, request: zone_pb2.ShowLostRequest, context: Any) -> zone_pb2.ShowLostResponse:
+        zone, lost = await self._federation.show_lost(ref(request.zone), request.kind, request.id, request.epoch)
+        return zone_pb2.ShowLostResponse(lost=project.lost_record(zone, lost), value=lost.value)
+
+    async def Forget(self, request: zone_pb2.ForgetRequest, context: Any) -> zone_pb2.ForgetResponse:
+        zone, keys = await self._federation.forget(ref(request.zone))
+        return zone_pb2.ForgetResponse(zone_id=zone, keys=keys)
 
 
 class Markets(market_pb2_grpc.MarketServiceServicer):
@@ -194,6 +254,10 @@ class JobWatch(job_pb2_grpc.JobServiceServicer):
         async with aclosing(self._jobs.watch(request.id)) as states:
             async for state in states:
                 yield project.job(state)
+
+
+def _one_or_all(request: zone_pb2.VerifyRequest | zone_pb2.ListLostRequest) -> int | str | None:
+    return ref(request.zone) if request.HasField("zone") else None
 
 
 async def _next(
