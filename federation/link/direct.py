@@ -5,7 +5,9 @@ etcd, and another one soon after, say it; when none has come for a while, the pe
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from federation.catalog import Catalog, Publication
@@ -16,6 +18,9 @@ from federation.link.sink import Close, State
 from federation.pulse import Pulse
 from federation.store import Store, Txn
 from federation.tree import Tree
+from fedmarket.errors import Corrupt, NoSpace, Unavailable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,10 @@ class Direct:
         """Seconds for which what was seen still counts."""
         return self._settings.window_seconds - self.age
 
+    def refuse(self, fault: Close) -> None:
+        """Take nothing more, because of what a stream brought, until a person decides."""
+        self.fault = self.fault or fault
+
     def forgive(self) -> None:
         """Look again at what was not taken: a person said so."""
         self.fault = None
@@ -89,17 +98,33 @@ class Direct:
             tasks.create_task(self._keep_last_seen())
 
     async def _keep_last_seen(self) -> None:
-        """Store the last head that was seen, so that none before it is taken after a restart, nor by a stream."""
+        """Store the last head that was seen, so that none before it is taken after a restart, nor by a stream.
+
+        What does not succeed, because etcd does not take it or another agent or a link was faster, is tried again with
+        the next head.
+        """
         while True:
             await self.pulse.wait()
             await asyncio.sleep(self._settings.keep_seconds)
-            state, (raw, _, revision) = self.catalog.state, self._replica.stored
-            if state is not None and self._newer(state.head, raw):
-                # One that loses to another agent of this zone, or to a link's, is tried again with the next head.
+            state, revision = self.catalog.state, self._replica.stored[2]
+            if state is None or not self._is_newer(state.head):
+                continue
+            try:
                 await self._store.txn(Txn({self._at_head: revision}, puts={self._at_head: state.head.encode()}))
+            except (Unavailable, NoSpace) as error:
+                log.warning("%s is stored later: %s", self._at_head, error.message)
 
-    def _newer(self, head: SealedHead, raw: bytes) -> bool:
-        return not raw or head.pair > unseal_bytes(raw, self._key).pair
+    def _is_newer(self, head: SealedHead) -> bool:
+        """Say whether a head is newer than the stored one; one that is of another key is left for a person to judge."""
+        try:
+            stored = self._stored_head()
+        except Corrupt:
+            return False
+        return stored is None or head.pair > stored.pair
+
+    def _stored_head(self) -> SealedHead | None:
+        raw = self._replica.stored[0]
+        return unseal_bytes(raw, self._key) if raw else None
 
     def _take_note(self, publication: Publication) -> None:
         head = publication.state.head
@@ -111,6 +136,8 @@ class Direct:
 
     def _inspect(self, head: SealedHead, tree: Tree, changed: Collection[str]) -> str:
         """Say what is wrong with a state of the peer that its own agents have written; nothing: it is taken."""
+        if self.fault is not None:
+            return self.fault.reason
         reason, state = self._judge(head, tree, changed)
         if state is not None:
             self.fault = Close(reason, state)
@@ -118,8 +145,6 @@ class Direct:
         return reason
 
     def _judge(self, head: SealedHead, tree: Tree, changed: Collection[str]) -> tuple[str, State | None]:
-        if self.fault is not None:
-            return self.fault.reason, None
         if head.head.zone != self._peer or head.head.catalog != FEDERATION:
             return f"the head at {self.catalog.prefix} is not of zone {self._peer}'s catalog", State.REFUSED
         for one in self._seen_before():
@@ -140,9 +165,10 @@ class Direct:
         """Yield the head that is published and the one that is stored, by us or a link: none before them is taken."""
         if self.catalog.state is not None:
             yield self.catalog.state.head
-        raw = self._replica.stored[0]
-        if raw:
-            yield unseal_bytes(raw, self._key)
+        with suppress(Corrupt):  # of another key: nothing is known of this one
+            stored = self._stored_head()
+            if stored is not None:
+                yield stored
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -97,8 +97,11 @@ class Link:
             if close.state not in STICKY:
                 self._failures += 1
                 await self._pause(self._settings.backoff.delay(self._failures))
+            elif close.passing:
+                await self._pause(self._settings.probe_seconds)
             else:
-                await self._pause(self._settings.probe_seconds if close.passing else None)
+                self._direct.refuse(close)
+                await self._pause(None)
                 self._direct.forgive()
 
     async def _read_directly(self) -> None:
