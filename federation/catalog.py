@@ -214,7 +214,7 @@ class Catalog:
         try:
             sealed = unseal_bytes(self._stored_head, self._key)
         except Corrupt as error:
-            self._blame(f"what is stored at {self.prefix} cannot be trusted ({error.message})")
+            self._blame(self._distrust(error))
             if self.own:
                 self._show_mix()
             return
@@ -269,6 +269,8 @@ class Catalog:
 
     def _take_head(self) -> None:
         if not self._stored_head:
+            if self.own:
+                raise Mismatch("the head was deleted")
             self.syncing = True
             return
         try:
@@ -312,6 +314,10 @@ class Catalog:
         if self.own and self.vanished is None:
             self.vanished = before
             log.error("%s: etcd went back from head %s to %s", self.prefix, before.pair, now.pair)
+
+    def _distrust(self, error: Corrupt) -> str:
+        remedy = "changes are refused until `fedmarket zone repair`" if self.own else "it is not read"
+        return f"what is stored at {self.prefix} cannot be trusted ({error.message}): {remedy}"
 
     def _blame(self, fault: str) -> None:
         if fault != self.fault:

@@ -9,7 +9,7 @@ from federation.highwater import HighWater, Mark
 from federation.keys import HEAD, Keyspace
 from federation.store import Store, Txn
 from federation.tree import Tree
-from fedmarket.errors import ConfigError, Corrupt
+from fedmarket.errors import ConfigError, Corrupt, Denied
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +17,16 @@ log = logging.getLogger(__name__)
 async def claim_etcd(store: Store, keyspace: Keyspace, *, embedded: bool) -> None:
     """Mark an embedded etcd as this zone's own, and refuse one that is another zone's child process.
 
-    Raises ConfigError.
+    Where an external etcd lets this zone not even see whose it is, its access control is on (`fedmarket etcd grant`):
+    nobody embeds that one. Raises ConfigError.
     """
     me = str(keyspace.zone).encode()
-    found = await store.get(keyspace.owner)
+    try:
+        found = await store.get(keyspace.owner)
+    except Denied:
+        if embedded:
+            raise
+        return
     if found is not None and found.value != me:
         raise ConfigError(
             f"this etcd belongs to zone {found.value.decode(errors='replace')}, whose agent runs it as its own: "
@@ -67,9 +73,10 @@ async def _new_epoch(store: Store, origin: Origin, mark: Mark, time_ms: int) -> 
     records = {i.key.removeprefix(origin.prefix): i.value for i in snapshot.items}
     stored = unseal_bytes(records.pop(HEAD), origin.key.public)
     tree = Tree.of(records)
-    if (tree.root, tree.count) != (stored.head.root, stored.head.count):
+    if not stored.describes(tree):
         raise ConfigError(
-            f"what was put back at {origin.prefix} does not match its own signed head: put back another backup of etcd"
+            f"what was put back at {origin.prefix} does not match its own signed head: put back another backup "
+            "of etcd, or empty it and see `fedmarket zone restore`"
         )
     revision = next(i.mod_revision for i in snapshot.items if i.key == origin.prefix + HEAD)
     head = seal_epoch(origin, stored, tree, [mark], time_ms)

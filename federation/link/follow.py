@@ -10,7 +10,7 @@ from federation.head import Verifier, unseal_bytes
 from federation.keys import HEAD, LOST, Keyspace
 from federation.link.sink import Action, Close, Fence, Judge, Send, Sink, State, Write
 from federation.link.stream import Stream, StreamBroken, Witness, send_within
-from federation.store import Change, Revision, Store, Txn, TxnResult
+from federation.store import Change, KeyValue, Revision, Store, Txn, TxnResult
 from federation.tree import Tree
 from fedmarket.errors import Corrupt, FedmarketError, NoSpace, Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
@@ -75,6 +75,7 @@ class Follower:
         self._settings = settings
         self._prefix = keyspace.replica(peer)
         self._seen = 0
+        self._seen_head = b""
 
     async def follow(self, stream: Stream[FromSink, FromSource], monitor: Monitor) -> Close:
         """Follow until the stream ends, and say why it did."""
@@ -100,6 +101,7 @@ class Follower:
         if stored is not None:
             await self._replica.wait_applied(stored.mod_revision, self._settings.catch_up_seconds)
         raw, tree, self._seen = self._replica.stored
+        self._seen_head = raw
         return Sink(self._keyspace.zone, self._peer, self._key, unseal_bytes(raw, self._key) if raw else None, tree)
 
     async def _talk(
@@ -164,13 +166,30 @@ class Follower:
         if write.head is not None:
             puts[self._prefix + HEAD] = write.head
         deletes = [self._prefix + key for key in write.deletes]
-        result = await self._txn(Txn({self._prefix + HEAD: self._seen}, puts=puts, deletes=deletes), monitor)
+        at_head = self._prefix + HEAD
+        txn = Txn({at_head: self._seen}, puts=puts, deletes=deletes, read_on_failure=at_head)
+        result = await self._txn(txn, monitor)
         if not result.succeeded:
-            return False
+            return await self._is_stored(write, result.current)
         if write.head is not None:
-            self._seen = result.revision
+            self._seen, self._seen_head = result.revision, write.head
         changes = [*(Change(key, value) for key, value in puts.items()), *(Change(key, None) for key in deletes)]
         self._replica.apply(Revision(result.revision, changes), direct=True)
+        return True
+
+    async def _is_stored(self, write: Write, current: KeyValue | None) -> bool:
+        """Say whether the state that a Write makes is stored all the same, and go on from there.
+
+        By another agent of this zone that follows the same peer, or by this one if an answer was lost. A Write that
+        keeps the head that was there makes no state of its own.
+        """
+        if current is None or current.value != write.head or current.value == self._seen_head:
+            return False
+        await self._replica.wait_applied(current.mod_revision, self._settings.catch_up_seconds)
+        raw, _, revision = self._replica.stored
+        if raw != write.head or self._replica.syncing:
+            return False
+        self._seen, self._seen_head = revision, raw
         return True
 
     async def _fence(self, head: bytes, monitor: Monitor) -> Tree | None:
@@ -179,7 +198,7 @@ class Follower:
         result = await self._txn(Txn({at_head: self._seen}, puts={at_head: head}), monitor)
         if not result.succeeded:
             return None
-        self._seen = result.revision
+        self._seen, self._seen_head = result.revision, head
         await self._replica.wait_applied(result.revision, self._settings.catch_up_seconds)
         return self._replica.stored[1]
 
@@ -187,7 +206,7 @@ class Follower:
         """Apply a transaction, however long our own etcd refuses: meanwhile the peer is not read (backpressure).
 
         One whose answer was lost and that was applied fails its own guard when it is tried again, as if another agent
-        had been faster: the link begins again with what is stored.
+        had been faster.
         """
         failures = 0
         while True:

@@ -1,21 +1,17 @@
 """Fetching an app's bytes: resumed where the stream broke, checked, and seen in their file only when whole."""
 
-import errno
 import hashlib
-import os
-import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fedmarket.errors import AlreadyExists, BadInput, Corrupt, Internal, NoSpace, Refused, Unavailable
+from fedmarket.errors import Corrupt, Internal, Refused, Unavailable
 from fedmarket.pb.fedmarket.v1.app_pb2 import App, DownloadAppRequest
 from fedmarket.pb.fedmarket.v1.app_pb2_grpc import AppServiceStub
 from fedmarket.pb.fedmarket.v1.common_pb2 import Ref
 from fedmarket.retry import Backoff
+from zone_agent.cli.newfile import new_file
 from zone_agent.cli.progress import Progress, progress
 from zone_agent.cli.session import LifeSigns, Session
 
@@ -34,15 +30,8 @@ def download_to_file(session: Session, app: Ref, path: Path, *, overwrite: bool)
 
     Raises AlreadyExists if it is there and not to be overwritten, Corrupt if the bytes are not the app's.
     """
-    _refuse_target(path, overwrite)
-    with _writing(path), _part_beside(path) as (part, file):
-        fetched = _fetch(session, app, file)
-        file.flush()
-        os.fsync(file.fileno())
-        _refuse_target(path, overwrite)
-        part.replace(path)
-        _sync(path.parent)
-    return fetched
+    with new_file(path, overwrite=overwrite) as file:
+        return _fetch(session, app, file)
 
 
 def _fetch(session: Session, app: Ref, sink: BinaryIO) -> App:
@@ -123,43 +112,3 @@ class _Fetch:
                 f"the bytes of app {app.id} have SHA-256 {found}, not {app.sha256}: do not use them, and "
                 "have the market's storage checked"
             )
-
-
-def _refuse_target(path: Path, overwrite: bool) -> None:
-    if not (path.exists() or path.is_symlink()):
-        return
-    if not path.is_file():
-        raise BadInput(f"{path} is not a file: give the name of one, or - for stdout")
-    if not overwrite:
-        raise AlreadyExists(f"{path} exists: choose another name, or replace it with --force")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpace(f"{path} cannot be written ({error.strerror}): make room, and try again") from error
-        raise BadInput(f"{path} cannot be written ({error.strerror}): choose another place") from error
-
-
-@contextmanager
-def _part_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a new file in the same directory, and remove it unless it was renamed."""
-    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
-    with part.open("xb") as file:
-        try:
-            yield part, file
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,6 +14,7 @@ GROUPS = {
     "image": "Images of this zone.",
     "market": "Marketplaces of all zones.",
     "app": "Marketplace apps of all zones.",
+    "etcd": "An etcd that zones share.",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from federation.records import KINDS, decode
-from fedmarket.errors import BadInput, Cancelled, Corrupt, Timeout
+from fedmarket.errors import BadInput, Corrupt, Timeout
 from fedmarket.jsonview import enum_word, view
 from fedmarket.pb.fedmarket.v1.common_pb2 import Ref
 from fedmarket.pb.fedmarket.v1.zone_pb2 import (
@@ -30,6 +30,7 @@ from fedmarket.pb.fedmarket.v1.zone_pb2 import (
 )
 from fedmarket.pb.fedmarket.v1.zone_pb2_grpc import FederationServiceStub
 from zone_agent.cli.client import Client, client_command
+from zone_agent.cli.confirm import confirm
 from zone_agent.cli.groups import group
 from zone_agent.cli.output import Column, age, column, head, number, plain, size
 from zone_agent.cli.session import LifeSigns, ref
@@ -156,8 +157,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete all that is stored here of a zone that is no peer any more, or whose copy is of another key."""
-    if not yes:
-        _confirm(f"Delete the copy of the catalog of zone {zone}, and its lost records, from this zone's etcd?")
+    confirm(f"Delete the copy of the catalog of zone {zone}, and its lost records, from this zone's etcd?", yes=yes)
     stub = client.session.stub(FederationServiceStub)
     forgotten = client.session.call(stub.Forget, ForgetRequest(zone=ref(zone)), change=True)
     client.out.done(
@@ -205,12 +205,3 @@ def _print_lost(found: ShowLostResponse) -> None:
     kind = KINDS.get(found.lost.kind)
     record = view(decode(kind, found.value).message) if kind else found.value.hex()
     print(json.dumps(view(found.lost) | {"record": record}, indent=2, ensure_ascii=False))
-
-
-def _confirm(question: str) -> None:
-    """Ask a person. Raises BadInput where nobody is there, Cancelled for anything but yes."""
-    if not sys.stdin.isatty():
-        raise BadInput("this deletes data, and nobody is here to be asked: say --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise Cancelled("nothing was deleted, because the answer was not yes")
