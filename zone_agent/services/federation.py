@@ -1,6 +1,7 @@
 """The federation as its operators see to it: scrubbing, links in a fault, and what is kept of peers."""
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from federation.catalog import Catalog
 from federation.head import FEDERATION, SealedHead
-from federation.keys import Keyspace, check_zone_id
+from federation.keys import MAX_ZONE, Keyspace, check_zone_id
 from federation.link.link import STICKY, Link, LinkStatus
 from federation.link.sink import State
 from federation.lost import LostRecord, forget_replica, lost_records
@@ -19,6 +20,8 @@ from fedmarket.threads import uninterrupted
 from zone_agent.duties import Duties
 from zone_agent.services.catalogs import Catalogs
 from zone_agent.services.zones import SeenZone, ZoneService
+
+log = logging.getLogger(__name__)
 
 DUTY = "scrub"
 UP = frozenset({State.TAIL, State.DIFF, State.SHARED})
@@ -87,9 +90,21 @@ class FederationService:
     async def run(self) -> None:
         """Scrub again and again, as the one agent of the zone whose duty that is, and not in step with other zones."""
         while True:
+            if await self._duties.try_claim(DUTY):
+                await self._forget_former_peers()
             await asyncio.sleep(self._settings.scrub_seconds * (0.5 + random.random()))  # noqa: S311 - no secret
             if await self._duties.try_claim(DUTY):
                 await self._scrubber.scrub_all()
+
+    async def _forget_former_peers(self) -> None:
+        """Delete what is stored of zones that are in zone.toml no more: none of it is shown since the agent started."""
+        for home in range(MAX_ZONE + 1):
+            if home not in self._replicas:
+                forgotten = await forget_replica(self._store, self._keyspace, home)
+                if forgotten.keys:
+                    log.warning(
+                        "zone %d is no peer any more: its copy here, %d keys, was deleted", home, forgotten.keys
+                    )
 
     # -- scrubbing
 

@@ -275,6 +275,18 @@ async def test_a_zone_that_is_no_peer_any_more_is_forgotten(operated: Operated) 
         await operated.service.forget(7)
 
 
+async def test_what_is_stored_of_zones_that_were_removed_is_deleted_by_itself(operated: Operated) -> None:
+    former = operated.here.keyspace.replica(7)
+    left = {f"{former}{key}": b"x" for key in (HEAD, "market/7000100", "lost/1/market/7000101")}
+    await operated.here.store.txn(Txn({}, puts=left))
+    running = asyncio.create_task(operated.service.run())
+    async with asyncio.timeout(10):
+        while (await operated.here.store.snapshot(former)).items:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert operated.here.replicas[HOME].pair == operated.home.own.pair
+
+
 async def test_a_copy_of_another_key_is_forgotten_and_fetched_anew(operated: Operated) -> None:
     await operated.cut()
     await operated.put("lost/1/market/7", b"x")
