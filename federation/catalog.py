@@ -17,7 +17,7 @@ from federation.head import Pair, SealedHead, Verifier, unseal_bytes
 from federation.index import Index
 from federation.keys import HEAD, LOST, BadKey, parse_record_key
 from federation.pulse import Pulse
-from federation.store import Change, Compacted, Revision, Snapshot, Store
+from federation.store import Change, Compacted, Revision, Snapshot, Store, WentBack
 from federation.tree import Tree
 from fedmarket.errors import Corrupt, Timeout
 
@@ -160,15 +160,15 @@ class Catalog:
 
     async def follow(self, store: Store) -> None:
         """Keep this catalog in step with the store, for ever."""
-        doubted = False
+        doubted = went_back = False
         while True:
             applied = self._applied
             snapshot = await store.snapshot(self.prefix)
-            went_back = snapshot.revision < applied  # a listing is never older than what was applied before it
+            went_back |= snapshot.revision < applied  # a listing is never older than what was applied before it
             if doubted and not went_back and snapshot.revision < self._applied:
                 continue  # a write of our own overtook the listing, which must not settle the doubt
-            doubted = False
             self.reset(snapshot, went_back=went_back)
+            doubted = went_back = False
             try:
                 async with asyncio.timeout(None) as self._watching:
                     async with aclosing(store.watch(self.prefix, snapshot.revision + 1)) as revisions:
@@ -176,6 +176,7 @@ class Catalog:
                             self.apply(revision)
             except Compacted as reason:
                 log.info("%s: %s: listing again", self.prefix, reason)
+                went_back = isinstance(reason, WentBack)
             except Mismatch as reason:
                 log.warning("%s: %s: listing again", self.prefix, reason)
                 doubted = True
@@ -190,7 +191,7 @@ class Catalog:
         Without it a listing that a write of our own has overtaken is left out.
         """
         if went_back:
-            log.error("%s: etcd went back from revision %d to %d", self.prefix, self._applied, snapshot.revision)
+            log.error("%s: etcd was put back: revision %d, after %d", self.prefix, snapshot.revision, self._applied)
         if went_back or snapshot.revision >= self._applied:
             self._reset(snapshot, went_back=went_back)
         self.pulse.fire()

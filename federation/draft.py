@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from federation.commit import Changes, check_size, fits
 from federation.head import FEDERATION, CatalogId
 from federation.index import Index
-from federation.keys import FIRST_FEDERATED, FIRST_PRIVATE, IDS_PER_ZONE, record_key
-from federation.records import PARENTS, Record, decode, encode, kind_of, new_record
+from federation.keys import FIRST_FEDERATED, FIRST_PRIVATE, IDS_PER_ZONE, ZONE_KIND, record_key
+from federation.records import KINDS, PARENTS, Record, decode, encode, kind_of, new_record
 from federation.tree import Tree
 from fedmarket.errors import TooLarge
 
@@ -25,9 +25,14 @@ class IdRange:
 
     def __init__(self, zone: int, catalog: CatalogId) -> None:
         self._base = zone * IDS_PER_ZONE
-        federated = catalog == FEDERATION
-        self._first = FIRST_FEDERATED if federated else FIRST_PRIVATE
-        self._last = FIRST_PRIVATE - 1 if federated else IDS_PER_ZONE - 1
+        self._federated = catalog == FEDERATION
+        self._first = FIRST_FEDERATED if self._federated else FIRST_PRIVATE
+        self._last = FIRST_PRIVATE - 1 if self._federated else IDS_PER_ZONE - 1
+
+    def firsts(self) -> dict[str, int]:
+        """Return the first n of each kind that the catalog gives out."""
+        local = {} if self._federated else dict.fromkeys(ZONE_LOCAL_KINDS, 0)
+        return dict.fromkeys(KINDS.keys() - ZONE_LOCAL_KINDS - {ZONE_KIND}, self._first) | local
 
     def take(self, kind: str, next_ids: dict[str, int]) -> int:
         """Return the next id of a kind and count it. Raises TooLarge when the range is used up."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from federation.commit import CatalogState, Commit, Origin, seal_tree
+from federation.draft import IdRange
 from federation.head import Pair, SealedHead
 from federation.keys import HEAD
 from federation.store import Txn
@@ -33,8 +34,10 @@ def seal_epoch(
     """Sign the first head of the epoch after every one that is known, over the records that are stored."""
     reached: list[Known] = [*known, *([stored.head] if stored else [])]
     epoch = max((one.pair[0] for one in reached), default=0) + 1
-    kinds = {kind for one in reached for kind in one.next_ids}
-    next_ids = {kind: max(one.next_ids.get(kind, 0) for one in reached) + RESTORED_ID_GAP for kind in kinds}
+    next_ids = IdRange(origin.zone, origin.catalog).firsts()  # of a kind that nobody knows, some may be lost
+    for one in reached:
+        next_ids |= {kind: max(n, next_ids.get(kind, 0)) for kind, n in one.next_ids.items()}
+    next_ids = {kind: n + RESTORED_ID_GAP for kind, n in next_ids.items()}
     return seal_tree(origin, (epoch, 1), stored, tree, next_ids, time_ms)
 
 

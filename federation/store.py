@@ -75,6 +75,10 @@ class Compacted(Exception):
     """The revision asked for is gone: list again."""
 
 
+class WentBack(Compacted):
+    """And more than history: the store was put back, or is another one than it was."""
+
+
 class StoreUnavailable(Unavailable):
     """The store does not answer. For a transaction: its outcome is unknown."""
 
@@ -111,7 +115,8 @@ class Store(Protocol):
     def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[Revision, None]:
         """Yield each revision from `start_revision` on that changed something below `prefix`: whole, in order, once.
 
-        Reconnects by itself. Raises Compacted if history from the next revision on is gone.
+        Reconnects by itself. Raises Compacted if history from the next revision on is gone, WentBack if the store is
+        no longer the one that it was.
         """
         ...
 

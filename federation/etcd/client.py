@@ -1,29 +1,38 @@
 """A connection to one etcd cluster: the channel, a deadline on every call, and errors of our tree."""
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
 from federation.etcd import errors
+from federation.etcd.auth import Login, Session, with_token
+from federation.etcd.errors import NotLoggedIn
+from federation.etcd.members import Members, targets
 from fedmarket.errors import ConfigError
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from fedmarket.pb.etcd import rpc_pb2_grpc as stubs
 from fedmarket.retry import Backoff
 
+
+class _Answer(Protocol):
+    @property
+    def header(self) -> rpc.ResponseHeader: ...
+
+
 Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
+Response = TypeVar("Response", bound=_Answer)
 
 _MIN_KEEPALIVE_SECONDS = 5.0  # etcd's default --grpc-keepalive-min-time: who pings more often is thrown out
 _MAX_CONNECT_BACKOFF_SECONDS = 2.0
 _RECONNECT = Backoff(first_seconds=0.1, longest_seconds=5.0)
+_RENEWALS = 2  # of the token, within one call: the roles may change once more meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +51,10 @@ class Settings:
     """Time for the answer to that question, after which the watch connects anew."""
     reconnect: Backoff = _RECONNECT
     """Pace at which a watch connects anew."""
+    resolve_seconds: float = 5.0
+    """Pace at which the name of a member that cannot be reached is looked up again."""
+    login_pause_seconds: float = 5.0
+    """How long a refused user and password are not sent again."""
     max_message_bytes: int = 64 * 2**20
     """Largest answer that is taken; a page of a snapshot that is larger is asked for in smaller pages."""
     page_keys: int = 1000
@@ -60,18 +73,37 @@ class Settings:
 DEFAULT_SETTINGS = Settings()
 
 
+@dataclass(slots=True)
+class Seen:
+    """What etcd's answers have told of the store: who goes on from there later checks that it still holds."""
+
+    cluster_id: int = 0
+    """Of the last answer."""
+    setbacks: int = 0
+    """How often the store was found to be another, or older than it was."""
+
+
 class EtcdClient:
     """Stubs of etcd's services over one channel. Made by `connect`."""
 
-    def __init__(self, channel: aio.Channel, where: str, settings: Settings) -> None:
+    def __init__(self, channel: aio.Channel, where: str, settings: Settings, login: Login | None = None) -> None:
         self.where = where
         """The endpoints, as a person knows them."""
         self.settings = settings
+        self.seen = Seen()
+        log_in = partial(self._log_in, login) if login else None
+        self.session = Session(log_in, where, settings.login_pause_seconds)
+        """The token that calls and streams carry in their metadata."""
         self.kv = stubs.KVStub(channel)
         self.watch = stubs.WatchStub(channel)
         self.lease = stubs.LeaseStub(channel)
         self.cluster = stubs.ClusterStub(channel)
         self.maintenance = stubs.MaintenanceStub(channel)
+        self.auth = stubs.AuthStub(channel)
+
+    def deadline(self) -> float:
+        """Return when a call that begins now must have ended, in seconds of the loop's clock."""
+        return asyncio.get_running_loop().time() + self.settings.call_seconds
 
     async def call(
         self,
@@ -81,23 +113,52 @@ class EtcdClient:
         doing: str,
         wait_for_ready: bool = True,
     ) -> Response:
-        """Make one call under the deadline. It is sent once at most.
+        """Make one call under the deadline. etcd gets it once at most, not counting those that it turned away.
 
         `doing` completes "etcd failed to ..." in the message of an error. With `wait_for_ready` the call waits,
         unsent, for a server that is just starting. Raises what the table in `federation.etcd.errors` says.
         """
-        try:
-            return await method(request, timeout=self.settings.call_seconds, wait_for_ready=wait_for_ready)
-        except aio.AioRpcError as error:
-            raise errors.from_rpc(error, doing=doing, where=self.where) from error
-        except aio.UsageError as error:
-            raise errors.no_answer(f"is no longer connected, so it cannot {doing}", where=self.where) from error
+        deadline = self.deadline()
+        token = await self.session.token(deadline)
+        for _ in range(_RENEWALS):
+            try:
+                return await self._send(method, request, token, deadline, doing, wait_for_ready)
+            except NotLoggedIn:
+                if not self.session.forget(token):
+                    raise
+            token = await self.session.token(deadline)
+        return await self._send(method, request, token, deadline, doing, wait_for_ready)
 
     async def status(self) -> rpc.StatusResponse:
         """Return the state of the member that answers; raises at once if no connection can be made."""
         return await self.call(
             self.maintenance.Status, rpc.StatusRequest(), doing="tell its status", wait_for_ready=False
         )
+
+    async def _send(
+        self,
+        method: aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        token: str,
+        deadline: float,
+        doing: str,
+        wait_for_ready: bool,
+    ) -> Response:
+        timeout = deadline - asyncio.get_running_loop().time()
+        try:
+            response = await method(request, timeout=timeout, metadata=with_token(token), wait_for_ready=wait_for_ready)
+        except aio.AioRpcError as error:
+            raise errors.from_rpc(error, doing=doing, where=self.where) from error
+        except aio.UsageError as error:
+            raise errors.no_answer(f"is no longer connected, so it cannot {doing}", where=self.where) from error
+        self.seen.cluster_id = response.header.cluster_id
+        return response
+
+    async def _log_in(self, login: Login, deadline: float) -> str:
+        request = rpc.AuthenticateRequest(name=login.user, password=login.password)
+        doing = f"log in as {login.user!r}"
+        response = await self._send(self.auth.Authenticate, request, "", deadline, doing, wait_for_ready=True)
+        return response.token
 
 
 @asynccontextmanager
@@ -107,9 +168,13 @@ async def connect(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     server_name: str | None = None,
+    login: Login | None = None,
 ) -> AsyncIterator[EtcdClient]:
-    """Dial, and check that a member answers. Raises StoreUnavailable if none does within the deadline of a call."""
-    async with dial(endpoints, settings, credentials=credentials, server_name=server_name) as client:
+    """Dial, and check that a member answers.
+
+    Raises StoreUnavailable if none does within the deadline of a call, and Denied if etcd refuses the login.
+    """
+    async with dial(endpoints, settings, credentials=credentials, server_name=server_name, login=login) as client:
         await client.status()
         yield client
 
@@ -121,21 +186,29 @@ async def dial(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     server_name: str | None = None,
+    login: Login | None = None,
 ) -> AsyncIterator[EtcdClient]:
     """Make a client for the members of one etcd at `endpoints` ("host:port"), which need not answer yet.
 
-    Host names of several endpoints are resolved now, once. With `credentials` the connection uses TLS;
-    `server_name` is then the name that the certificates must carry, if it is not the host's.
-    Raises ConfigError if an endpoint is no "host:port" or its name cannot be resolved.
+    Host names are resolved again whenever their member cannot be reached. With `credentials` the connections use TLS;
+    `server_name` is then the name that all certificates must carry, if it is not the host of the endpoint. With
+    `login` each call is made as that user. Raises ConfigError if an endpoint is no "host:port".
     """
-    target = await _target(endpoints)
     options = _options(settings, server_name)
-    if credentials is None:
-        channel = aio.insecure_channel(target, options=options)
-    else:
-        channel = aio.secure_channel(target, credentials, options=options)
-    async with channel:
-        yield EtcdClient(channel, ", ".join(endpoints), settings)
+
+    def open_channel(target: str) -> aio.Channel:
+        if credentials is None:
+            return aio.insecure_channel(target, options=options)
+        return aio.secure_channel(target, credentials, options=options)
+
+    channels = [open_channel(target) for target in targets(endpoints)]
+    members = Members(channels)
+    try:
+        # It does what etcd's stubs ask of a channel; one member needs none of it.
+        channel = channels[0] if len(channels) == 1 else cast(aio.Channel, members)
+        yield EtcdClient(channel, ", ".join(endpoints), settings, login)
+    finally:
+        await members.close()
 
 
 def _options(settings: Settings, server_name: str | None) -> list[tuple[str, str | int]]:
@@ -149,6 +222,7 @@ def _options(settings: Settings, server_name: str | None) -> list[tuple[str, str
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", int(_MAX_CONNECT_BACKOFF_SECONDS * 1000)),
+        ("grpc.dns_min_time_between_resolutions_ms", int(settings.resolve_seconds * 1000)),
         # Although named so, this bounds one attempt to connect.
         ("grpc.min_reconnect_backoff_ms", int(settings.call_seconds * 1000)),
         # A transaction is sent once: gRPC itself must not repeat it either.
@@ -160,50 +234,3 @@ def _options(settings: Settings, server_name: str | None) -> list[tuple[str, str
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
     return options
-
-
-async def _target(endpoints: Sequence[str]) -> str:
-    """Return gRPC's name for all endpoints together.
-
-    A single host name is left to gRPC, which resolves it again when a connection fails. gRPC has no target of
-    several names, so these become addresses, of one family.
-    """
-    pairs = [_host_and_port(endpoint) for endpoint in endpoints]
-    if not pairs:
-        raise ConfigError("no etcd endpoint is given: set at least one as host:port")
-    if len(pairs) == 1 and not _is_address(pairs[0][0]):
-        return f"dns:///{pairs[0][0]}:{pairs[0][1]}"
-    resolved = [await _resolve(host, port) for host, port in pairs]
-    for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
-        if all(family in addresses for addresses in resolved):
-            return f"{scheme}:" + ",".join(addresses[family] for addresses in resolved)
-    raise ConfigError(f"the etcd endpoints {', '.join(endpoints)} mix IPv4 and IPv6: give all of one family")
-
-
-def _host_and_port(endpoint: str) -> tuple[str, int]:
-    host, _, port = endpoint.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"the etcd endpoint {endpoint!r} is not host:port: write it like 127.0.0.1:2379")
-    return host, int(port)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-async def _resolve(host: str, port: int) -> dict[int, str]:
-    """Return one `address:port` of the host for each address family that it has."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(f"the etcd host {host!r} cannot be resolved ({error}): check [etcd] endpoints") from error
-    addresses: dict[int, str] = {}
-    for family, _, _, _, address in found:
-        written = f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
-        addresses.setdefault(family, written)
-    return addresses

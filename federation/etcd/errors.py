@@ -19,6 +19,14 @@ class FutureRevision(StoreUnavailable):
     """The revision asked for has not happened yet, in this store."""
 
 
+class NotLoggedIn(Denied):
+    """etcd does not know who asks, and did nothing: a new token helps whoever has a password."""
+
+
+class AuthDisabled(StoreUnavailable):
+    """etcd asks nobody who it is, so nobody can log in."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Meaning:
     code: StatusCode | None
@@ -31,7 +39,8 @@ class _Meaning:
 
 _UNAVAILABLE = _Meaning(None, "", StoreUnavailable, "check that it runs, can be reached and has a quorum")
 
-_DENIED = "grant the user of this agent's etcd certificate the role for its keys"
+_DENIED = "grant the etcd user of this agent, by its certificate or [etcd] user, the role for its keys"
+_LOG_IN = "give this agent a certificate or a user and password that etcd knows, in [etcd]"
 _SMALLER = "make the change in smaller parts"
 
 MEANINGS = (
@@ -48,8 +57,21 @@ MEANINGS = (
         "compact and defragment it, or raise its quota, then disarm its NOSPACE alarm",
     ),
     _Meaning(StatusCode.PERMISSION_DENIED, "", Denied, _DENIED),
-    _Meaning(StatusCode.UNAUTHENTICATED, "", Denied, _DENIED),
-    _Meaning(StatusCode.INVALID_ARGUMENT, "user name is empty", Denied, _DENIED),
+    _Meaning(StatusCode.UNAUTHENTICATED, "", NotLoggedIn, _LOG_IN),
+    _Meaning(None, "invalid auth token", NotLoggedIn, _LOG_IN),
+    _Meaning(None, "user name is empty", NotLoggedIn, _LOG_IN),
+    # Users or roles changed between the request's arrival and its turn; 3.4 has another word for it than 3.5.
+    _Meaning(None, "revision of auth store is old", NotLoggedIn, _LOG_IN),
+    _Meaning(None, "revision in header is old", NotLoggedIn, _LOG_IN),
+    _Meaning(
+        None,
+        "authentication failed, invalid user id or password",
+        Denied,
+        "correct [etcd] user and what its password_file holds",
+    ),
+    _Meaning(
+        None, "authentication is not enabled", AuthDisabled, "remove [etcd] user, or enable etcd's access control"
+    ),
     _Meaning(None, "permission denied", Denied, _DENIED),
     _UNAVAILABLE,
 )

@@ -9,8 +9,9 @@ from time import monotonic
 
 from grpc import aio
 
+from federation.etcd.auth import with_token
 from federation.etcd.client import EtcdClient
-from federation.etcd.errors import from_rpc, no_answer
+from federation.etcd.errors import NotLoggedIn, from_rpc, no_answer
 from federation.store import Compacted
 from fedmarket.errors import FedmarketError
 from fedmarket.pb.etcd import rpc_pb2 as rpc
@@ -84,11 +85,17 @@ async def _renew(client: EtcdClient, lease_id: int, seconds: float) -> int:
     """Return the seconds that the lease now has, 0 if it is gone."""
     doing = "renew a lease"
     request = rpc.LeaseKeepAliveRequest(ID=lease_id)
+    token = await client.session.token(asyncio.get_running_loop().time() + seconds)
     try:
-        call = client.lease.LeaseKeepAlive(iter([request]), timeout=seconds, wait_for_ready=True)
+        call = client.lease.LeaseKeepAlive(
+            iter([request]), timeout=seconds, metadata=with_token(token), wait_for_ready=True
+        )
         response = await call.read()
     except aio.AioRpcError as error:
-        raise from_rpc(error, doing=doing, where=client.where) from error
+        failure = from_rpc(error, doing=doing, where=client.where)
+        if isinstance(failure, NotLoggedIn):
+            client.session.forget(token)
+        raise failure from error
     if not isinstance(response, rpc.LeaseKeepAliveResponse):
         raise no_answer(f"failed to {doing}", where=client.where)
     return response.TTL

@@ -8,10 +8,13 @@ from time import monotonic
 
 from grpc import StatusCode, aio
 
+from federation.etcd.auth import with_token
 from federation.etcd.client import EtcdClient
-from federation.etcd.errors import FutureRevision, from_rpc, meaning, no_answer
+from federation.etcd.errors import from_rpc, meaning, no_answer
+from federation.etcd.history import History
 from federation.etcd.ranges import below, decode
 from federation.store import Change, Compacted, Revision, StoreUnavailable
+from fedmarket.errors import Denied
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from fedmarket.pb.etcd.kv_pb2 import Event
 
@@ -29,8 +32,10 @@ def follow(client: EtcdClient, prefix: str, start_revision: int) -> AsyncGenerat
     Connects anew whenever the stream breaks or falls silent, and goes on after the last revision that it yielded.
     Reads from the server no faster than the caller takes.
 
-    Raises Compacted if the history from the next revision on is gone, or the store is no longer the one it was, and
-    Denied if etcd's access control does not let us read the prefix.
+    Raises Compacted if the history from the next revision on is gone, or the store is no longer the one it was (also
+    if it has not reached the revision before the start: whoever knows that one saw it go back), and
+    Denied if etcd's access control does not let us read the prefix. (etcd looks at the permission when a stream
+    begins: a role that is taken away shows at the next one.)
     """
     return _Watch(client, prefix, max(start_revision, 1)).revisions()
 
@@ -73,54 +78,40 @@ class _Watch:
     def __init__(self, client: EtcdClient, prefix: str, start_revision: int) -> None:
         self._client = client
         self._prefix = prefix
-        self._next = start_revision
-        """The first revision that was not yielded yet. The header's revision is never used for this: what it
-        covers may still be on its way."""
-        self._cluster_id = 0
-        self._has_yielded = False
+        self._history = History(client, prefix, start_revision)
+        self._token = ""
 
     async def revisions(self) -> AsyncGenerator[Revision, None]:
         """Yield from one stream after the other, until a reason that trying again does not cure."""
         outage = _Outage(self._prefix)
+        denied = False
         while True:
             try:
-                await self._check_history()
+                await self._history.check()
                 async with aclosing(self._stream()) as batches:
                     async for batch in batches:
                         outage.ended()
+                        denied = False
                         for revision in batch:
-                            self._next = revision.revision + 1
-                            self._has_yielded = True
+                            self._history.passed(revision)
                             yield revision
             except StoreUnavailable as error:
                 failures = outage.failed(error)
                 await asyncio.sleep(self._client.settings.reconnect.delay(failures))
-
-    async def _check_history(self) -> None:
-        """Raise Compacted unless the store still holds the state before the next revision.
-
-        A watch alone would not tell of two losses. A store that was restored from a backup has not reached our
-        revision yet, and says nothing until it has. And a watch that begins at the compacted revision itself is
-        accepted, while the deletes of that revision are gone.
-        """
-        before = self._next - 1
-        if before == 0:
-            return
-        key, _ = below(self._prefix)
-        request = rpc.RangeRequest(key=key, revision=before, keys_only=True)
-        try:
-            await self._client.call(self._client.kv.Range, request, doing=f"watch {self._prefix}")
-        except FutureRevision as error:
-            if self._has_yielded:
-                raise Compacted(f"etcd at {self._client.where} has gone back before revision {before}") from error
+            except Denied:
+                # A member of etcd 3.4 answers so, too, when it does not know the token: once, that is no answer.
+                if denied or not self._client.session.forget(self._token):
+                    raise
+                denied = True
 
     async def _stream(self) -> AsyncGenerator[list[Revision], None]:
         """Yield, for each response of one stream, the revisions that it completes."""
-        assembler = Assembler(self._next)
-        call = self._client.watch.Watch(metadata=_NEED_LEADER)
+        assembler = Assembler(self._history.next)
+        self._token = await self._client.session.token(self._client.deadline())
+        call = self._client.watch.Watch(metadata=(*_NEED_LEADER, *with_token(self._token)))
         try:
             await self._send(call, self._create_request())
-            self._check_cluster(await self._receive(call))
+            await self._receive(call)
             while True:
                 yield assembler.feed(await self._receive(call))
         finally:
@@ -129,7 +120,9 @@ class _Watch:
     def _create_request(self) -> rpc.WatchRequest:
         key, end = below(self._prefix)
         return rpc.WatchRequest(
-            create_request=rpc.WatchCreateRequest(key=key, range_end=end, start_revision=self._next, fragment=True)
+            create_request=rpc.WatchCreateRequest(
+                key=key, range_end=end, start_revision=self._history.next, fragment=True
+            )
         )
 
     async def _send(self, call: _Stream, request: rpc.WatchRequest) -> None:
@@ -163,13 +156,8 @@ class _Watch:
             raise no_answer(f"closed the watch of {self._prefix}", where=self._client.where)
         if response.canceled:
             raise self._canceled(response)
+        self._history.met(response.header)
         return response
-
-    def _check_cluster(self, created: rpc.WatchResponse) -> None:
-        cluster_id = created.header.cluster_id
-        if self._cluster_id not in (0, cluster_id):
-            raise Compacted(f"etcd at {self._client.where} is another cluster than it was: {cluster_id:x}")
-        self._cluster_id = cluster_id
 
     def _canceled(self, response: rpc.WatchResponse) -> Exception:
         if response.compact_revision:

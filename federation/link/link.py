@@ -78,6 +78,10 @@ class Link:
         self.status = LinkStatus()
         self.tried = asyncio.Event()
         """Set once the peer was heard, or could not be."""
+        self.dials = 0
+        """Streams that were begun."""
+        self.ended = 0
+        """Streams that have ended."""
 
     def retry(self) -> None:
         """Dial now, also out of a sticky fault: a person said so."""
@@ -131,6 +135,7 @@ class Link:
 
     async def _once(self) -> Close:
         self._heard = False
+        self.dials += 1
         self._again.clear()
         try:
             async with self._dial() as stream:
@@ -141,7 +146,7 @@ class Link:
             return Close(error.message)
 
     def _note(self, close: Close) -> None:
-        reason = close.reason
+        reason, self.ended = close.reason, self.dials
         self._unheard = 0 if self._heard else self._unheard + 1
         if close.state is State.DOWN and self._unheard >= self._settings.unheard:
             reason = f"down, perhaps not trusted there: {reason}"

@@ -10,7 +10,7 @@ import pytest
 from federation.etcd.client import EtcdClient, Settings, connect, dial
 from federation.etcd.store import EtcdStore
 from federation.store import StoreUnavailable, Txn
-from fedmarket.errors import ConfigError, NoSpace, TooLarge
+from fedmarket.errors import TooLarge
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from tests.support.etcd import EtcdFactory, EtcdServer, free_port
 from tests.support.stores import compact
@@ -63,51 +63,6 @@ async def test_a_call_waits_for_an_etcd_that_is_starting(etcd_factory: EtcdFacto
         assert await reading is None
 
 
-async def test_an_endpoint_may_be_a_host_name(etcd_server: EtcdServer) -> None:
-    async with connect([f"localhost:{etcd_server.port}"]) as client:
-        assert await EtcdStore(client).get("missing") is None
-
-
-async def test_one_of_several_endpoints_is_enough(etcd_server: EtcdServer) -> None:
-    down = f"localhost:{free_port()}"
-    async with connect([down, etcd_server.endpoint]) as client:
-        for _ in range(5):
-            assert await EtcdStore(client).get("missing") is None
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["", "127.0.0.1", "127.0.0.1:", ":2379", "127.0.0.1:http", "127.0.0.1:0", "h:65536", "http://h:1", "h:-1"],
-)
-async def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="host:port"):
-        async with dial([endpoint]):
-            pass
-
-
-async def test_no_endpoint_at_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least one"):
-        async with dial([]):
-            pass
-
-
-async def test_a_name_that_does_not_exist_among_several_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be resolved"):
-        async with dial(["127.0.0.1:1", "no-such-host.invalid:1"]):
-            pass
-
-
-async def test_endpoints_of_two_address_families_are_refused() -> None:
-    with pytest.raises(ConfigError, match="IPv4 and IPv6"):
-        async with dial(["127.0.0.1:1", "[::1]:1"]):
-            pass
-
-
-def test_a_keepalive_that_etcd_would_punish_is_refused() -> None:
-    with pytest.raises(ConfigError, match="keepalive"):
-        Settings(keepalive_seconds=4.9)
-
-
 # Limits
 
 
@@ -116,37 +71,6 @@ async def test_a_transaction_over_etcds_size_is_refused_and_changes_nothing(stor
         with pytest.raises(TooLarge):
             await store.txn(Txn({}, puts={prefix + "small": b"v", prefix + "large": b"x" * size}))
     assert (await store.snapshot(prefix)).items == []
-
-
-async def test_a_full_etcd_says_so_and_a_refused_transaction_was_not_applied(etcd_factory: EtcdFactory) -> None:
-    """Many at once, because etcd applies those that are on their way, though it answers them with "no space"."""
-    server = etcd_factory("--quota-backend-bytes=4194304")
-    async with connect([server.endpoint]) as client:
-        store = EtcdStore(client)
-        done: set[str] = set()
-        refused: set[str] = set()
-
-        async def put(key: str) -> None:
-            try:
-                await store.txn(Txn({key: 0}, puts={key: b"x" * 100_000}))
-                done.add(key)
-            except NoSpace:
-                refused.add(key)
-            except StoreUnavailable as error:
-                assert isinstance(error.__cause__, NoSpace)  # noqa: PT017 -- of one outcome among several
-
-        for wave in range(20):
-            await asyncio.gather(*(put(f"k/{wave}/{number}") for number in range(20)))
-            if refused:
-                break
-        stored = {item.key for item in (await store.snapshot("k/")).items}
-        assert refused
-        assert done <= stored
-        assert not refused & stored
-        with pytest.raises(NoSpace, match="disarm"):
-            async with store.lease(60):
-                pass
-        assert (await store.txn(Txn({}, deletes=sorted(stored)[:100]))).succeeded  # how to get out of it
 
 
 # Snapshots

@@ -13,7 +13,7 @@ from federation.etcd.store import EtcdStore
 from federation.store import Change, Compacted, Revision, StoreUnavailable, Txn
 from fedmarket.retry import Backoff, retry
 from tests.support.etcd import EtcdFactory, EtcdServer
-from tests.support.stores import compact, pass_time
+from tests.support.stores import Follower, compact, history, pass_time
 from tests.support.waiting import eventually
 
 SETTINGS = Settings(
@@ -44,32 +44,6 @@ async def put(store: EtcdStore, key: str, value: bytes = b"v") -> int:
     """Put until it is known to have happened; in an outage perhaps more than once. Return the last revision."""
     result = await retry(lambda: store.txn(Txn({}, puts={key: value})), attempts=1000, backoff=SETTINGS.reconnect)
     return result.revision
-
-
-class Follower:
-    """Collects what a watch yields."""
-
-    def __init__(self, store: EtcdStore, prefix: str, start_revision: int) -> None:
-        self.seen: list[Revision] = []
-        self._arguments = (store, prefix, start_revision)
-
-    async def run(self) -> None:
-        store, prefix, start_revision = self._arguments
-        async with aclosing(store.watch(prefix, start_revision)) as watch:
-            async for revision in watch:
-                self.seen.append(revision)
-
-    def saw(self, key: str) -> bool:
-        return any(change.key == key for revision in self.seen for change in revision.changes)
-
-
-async def history(store: EtcdStore, prefix: str, start: int, last: int) -> list[Revision]:
-    """Read what happened with a fresh watch that nothing disturbs."""
-    revisions: list[Revision] = []
-    async with aclosing(store.watch(prefix, start)) as watch:
-        while not revisions or revisions[-1].revision < last:
-            revisions.append(await anext(watch))
-    return revisions
 
 
 async def test_nothing_is_lost_and_nothing_comes_twice_when_etcd_is_killed(
@@ -116,6 +90,16 @@ async def test_revisions_are_whole_when_etcd_sends_them_in_fragments(store: Etcd
         result = await store.txn(Txn({}, puts=puts))
         written.append(Revision(result.revision, [Change(key, value) for key, value in puts.items()]))
     assert await history(store, prefix, start, written[-1].revision) == written
+
+
+async def test_a_catch_up_larger_than_the_largest_message_comes_whole(server: EtcdServer, prefix: str) -> None:
+    """etcd cuts at about 2 MiB where fragments are asked for, and would send all of it in one message otherwise."""
+    async with connect([server.endpoint], Settings(max_message_bytes=3 * 2**20)) as client:
+        store = EtcdStore(client)
+        start = (await store.snapshot(prefix)).revision + 1
+        revisions = [await put(store, f"{prefix}{number:03}", b"x" * 300_000) for number in range(40)]
+        seen = await history(store, prefix, start, revisions[-1])
+    assert [revision.revision for revision in seen] == revisions
 
 
 async def test_a_frozen_etcd_is_an_error_within_the_deadline_and_the_watch_recovers(

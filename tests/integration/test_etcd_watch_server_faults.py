@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc import aio
 
+from federation.etcd.auth import Login
 from federation.etcd.client import Settings, dial
 from federation.etcd.store import EtcdStore
 from federation.store import Compacted
@@ -27,17 +28,22 @@ SETTINGS = Settings(
     reconnect=Backoff(first_seconds=0.05, longest_seconds=0.2),
 )
 CREATED = rpc.WatchResponse(created=True)
-RANGE = grpc.method_handlers_generic_handler(
-    "etcdserverpb.KV",
-    {
-        "Range": grpc.unary_unary_rpc_method_handler(
-            lambda request, context: rpc.RangeResponse(),
-            request_deserializer=rpc.RangeRequest.FromString,
-            response_serializer=rpc.RangeResponse.SerializeToString,
-        )
-    },
-)
-"""History reaches back as far as anybody asks."""
+
+
+def answer_range(request: rpc.RangeRequest, context: Any) -> rpc.RangeResponse:
+    """Answer as a store that has come far and still holds what was watched."""
+    held = KeyValue(key=request.key, value=b"v", mod_revision=request.revision)
+    return rpc.RangeResponse(header=rpc.ResponseHeader(revision=10_000), kvs=[held])
+
+
+def unary(service: str, method: str, answer: Any, request: Any) -> grpc.GenericRpcHandler:
+    """Return the handler of one call of a service that has no other."""
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        answer, request_deserializer=request.FromString, response_serializer=lambda message: message.SerializeToString()
+    )
+    return grpc.method_handlers_generic_handler(service, {method: handler})
+
+
 HANG = object()
 """In a script: say nothing more."""
 
@@ -50,6 +56,8 @@ class FakeEtcd(stubs.WatchServicer):
     def __init__(self, *scripts: Script) -> None:
         self.scripts = list(scripts)
         self.created: list[rpc.WatchCreateRequest] = []
+        self.tokens: list[str] = []
+        self.logins = 0
         self.sent = 0
         self.open = 0
 
@@ -57,6 +65,7 @@ class FakeEtcd(stubs.WatchServicer):
         self, request_iterator: AsyncIterator[rpc.WatchRequest], context: Any
     ) -> AsyncIterator[rpc.WatchResponse]:
         self.created.append((await anext(request_iterator)).create_request)
+        self.tokens.append(dict(context.invocation_metadata()).get("token", ""))
         self.open += 1
         try:
             for step in self.scripts.pop(0) if self.scripts else [HANG]:
@@ -68,16 +77,22 @@ class FakeEtcd(stubs.WatchServicer):
         finally:
             self.open -= 1
 
+    async def log_in(self, request: rpc.AuthenticateRequest, context: Any) -> rpc.AuthenticateResponse:
+        self.logins += 1
+        return rpc.AuthenticateResponse(token=f"token-{self.logins}")
+
 
 @asynccontextmanager
-async def serving(fake: FakeEtcd) -> AsyncIterator[EtcdStore]:
+async def serving(fake: FakeEtcd, login: Login | None = None) -> AsyncIterator[EtcdStore]:
     server = aio.server()
     stubs.add_WatchServicer_to_server(fake, server)
-    server.add_generic_rpc_handlers((RANGE,))
+    ranges = unary("etcdserverpb.KV", "Range", answer_range, rpc.RangeRequest)
+    logins = unary("etcdserverpb.Auth", "Authenticate", fake.log_in, rpc.AuthenticateRequest)
+    server.add_generic_rpc_handlers((ranges, logins))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with dial([f"127.0.0.1:{port}"], SETTINGS) as client:
+        async with dial([f"127.0.0.1:{port}"], SETTINGS, login=login) as client:
             yield EtcdStore(client)
     finally:
         await server.stop(None)
@@ -164,6 +179,17 @@ async def test_a_watch_ends_when_trying_again_cannot_help(
         with pytest.raises(expected):
             await anext(watch)
     assert len(fake.created) == 1
+
+
+async def test_a_member_that_does_not_know_the_token_is_no_denial_but_a_second_one_is() -> None:
+    """etcd 3.4 says "permission denied" to a watch whose token it has forgotten, which any other call would tell."""
+    denied = canceled("etcdserver: permission denied")
+    fake = FakeEtcd([denied], [CREATED, changed(5)], [denied], [CREATED, changed(6)], [denied], [denied])
+    async with serving(fake, Login("user", "password")) as store, aclosing(store.watch("k", 5)) as watch:
+        assert [(await anext(watch)).revision for _ in range(2)] == [5, 6]
+        with pytest.raises(Denied):
+            await anext(watch)
+    assert fake.tokens == ["token-1", "token-2", "token-2", "token-3", "token-3", "token-4"]
 
 
 async def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 _START_SECONDS = 30.0
@@ -15,12 +17,20 @@ _READY = "serving client traffic"  # what etcd 3.4 and later log when they do
 _PEER_URL = "unix://peer:0"  # a socket in the working directory
 
 
-def etcd_binary() -> str:
-    """Return the path of etcd: on PATH, else Debian's."""
-    found = shutil.which("etcd") or shutil.which("/usr/bin/etcd")
-    if found is None:
-        raise RuntimeError("These tests need a real etcd and there is none: apt-get install etcd-server")
-    return found
+VERSIONS = ("3.4", "3.5")
+"""Of etcd, that the client must get along with."""
+
+
+@cache
+def etcd_binary(version: str = "") -> str:
+    """Return the path of etcd: the machine's own or that which deploy/need brought; of `version`, if one is given."""
+    names = [f"etcd{version.replace('.', '')}", "etcd"] if version else ["etcd"]
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/bin"])
+    for binary in filter(None, (shutil.which(name, path=places) for name in names)):
+        told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        if told.startswith(f"etcd Version: {version}"):
+            return binary
+    raise RuntimeError(f"These tests need a real etcd {version} and there is none: run deploy/need {names[0]}")
 
 
 def free_port() -> int:
@@ -32,18 +42,25 @@ def free_port() -> int:
 
 
 class EtcdServer:
-    """One etcd with its data in `directory`. Keeps its port over restarts; ends with the thread that starts it."""
+    """One etcd with its data in `directory`. Keeps its address over restarts; ends with the thread that starts it."""
 
-    def __init__(self, directory: Path, *flags: str, scheme: str = "http") -> None:
+    def __init__(self, directory: Path, *flags: str, scheme: str = "http", version: str = "") -> None:
         self.directory = directory
+        self.host = "127.0.0.1"
         self.port = free_port()
+        self._binary = etcd_binary(version)
         self._flags = flags
         self._scheme = scheme
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        """What it stores: to be copied and put back while it does not run."""
+        return self.directory / "data"
 
     @property
     def pid(self) -> int:
@@ -84,7 +101,7 @@ class EtcdServer:
     def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         url = f"{self._scheme}://{self.endpoint}"
-        command = ["setpriv", "--pdeathsig", "KILL", "--", etcd_binary(), "--name=test", "--data-dir=data"]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", self._binary, "--name=test", "--data-dir=data"]
         command += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
         command += [f"--listen-peer-urls={_PEER_URL}", f"--initial-advertise-peer-urls={_PEER_URL}"]
         command += [f"--initial-cluster=test={_PEER_URL}", f"--initial-cluster-token={self.directory}"]
@@ -110,7 +127,7 @@ class EtcdServer:
 
 
 EtcdFactory = Callable[..., EtcdServer]
-"""Called with etcd's flags, gives a started server that belongs to one test."""
+"""Called with etcd's flags and, as `version`, one of VERSIONS, gives a started server that belongs to one test."""
 
 
 def _state(task: Path) -> str:

@@ -22,6 +22,11 @@ def read(tmp_path: Path, text: str) -> Config:
     return load(file)
 
 
+ELSEWHERE = MINIMAL + '[etcd]\nembedded = false\nendpoints = ["127.0.0.1:2379", "localhost:2379", "[::1]:2379"]\n'
+FILES = 'tls_ca = "zone.toml"\ntls_cert = "zone.toml"\ntls_key = "zone.toml"\n'
+LOGIN = 'user = "tokyo"\npassword_file = "zone.toml"\n'
+
+
 def refused(tmp_path: Path, text: str) -> str:
     with pytest.raises(ConfigError) as raised:
         read(tmp_path, text)
@@ -48,7 +53,7 @@ def test_id_and_name_are_enough(tmp_path: Path) -> None:
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
-    for name in ("cert.pem", "key.pem"):
+    for name in ("cert.pem", "key.pem", "ca.pem", "password"):
         (tmp_path / name).touch()
     text = f"""
         [zone]
@@ -57,6 +62,12 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         [etcd]
         embedded = false
         endpoints = ["etcd-1:2379", "[::1]:2379"]
+        tls_ca = "ca.pem"
+        tls_cert = "{tmp_path}/cert.pem"
+        tls_key = "key.pem"
+        tls_server_name = "etcd.example"
+        user = "tokyo"
+        password_file = "password"
         prefix = "/x/"
         [http]
         listen = "0.0.0.0:0"
@@ -83,6 +94,14 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     config = read(tmp_path, text)
 
     assert config.etcd.endpoints == ("etcd-1:2379", "[::1]:2379")
+    assert config.etcd.external == {
+        "tls_ca": tmp_path / "ca.pem",
+        "tls_cert": tmp_path / "cert.pem",
+        "tls_key": tmp_path / "key.pem",
+        "tls_server_name": "etcd.example",
+        "user": "tokyo",
+        "password_file": tmp_path / "password",
+    }
     assert config.http.tls_cert == tmp_path / "cert.pem"
     assert config.http.tls_key == tmp_path / "key.pem"
     assert config.http.tls
@@ -132,6 +151,29 @@ def test_what_is_told_to_others_follows_from_what_was_bound(tmp_path: Path) -> N
         (MINIMAL + "[etcd]\nclient_port = 65536\n", 5, "out of range"),
         (MINIMAL + '[etcd]\nbinary = ""\n', 5, "is empty"),
         (MINIMAL + '[etcd]\nprefix = "/x"\n', 5, "must begin and end with a slash"),
+        (MINIMAL + '[etcd]\ntls_ca = "zone.toml"\n', 5, "remove it, or say embedded = false"),
+        (MINIMAL + '[etcd]\nuser = "tokyo"\n', 5, "[etcd] user is for an etcd that runs elsewhere"),
+        (ELSEWHERE + 'tls_ca = "ca.pem"\n', 7, "ca.pem, which is no file"),
+        (ELSEWHERE + 'user = "tokyo"\npassword_file = "none"\n', 8, "none, which is no file"),
+        (
+            ELSEWHERE + 'tls_ca = "zone.toml"\ntls_cert = "zone.toml"\n',
+            4,
+            "[etcd] tls_key is missing: tls_cert needs it",
+        ),
+        (
+            ELSEWHERE + 'tls_ca = "zone.toml"\ntls_key = "zone.toml"\n',
+            4,
+            "[etcd] tls_cert is missing: tls_key needs it",
+        ),
+        (
+            ELSEWHERE + 'tls_cert = "zone.toml"\ntls_key = "zone.toml"\n',
+            4,
+            "[etcd] tls_ca is missing: tls_cert needs it",
+        ),
+        (ELSEWHERE + 'tls_server_name = "x"\n', 4, "[etcd] tls_ca is missing: tls_server_name needs it"),
+        (ELSEWHERE + 'user = "tokyo"\n', 4, "[etcd] password_file is missing: user needs it"),
+        (ELSEWHERE + 'password_file = "zone.toml"\n', 4, "[etcd] user is missing: password_file needs it"),
+        (ELSEWHERE.replace("localhost", "etcd-2") + LOGIN, 7, "would send its password to etcd-2:2379 as clear text"),
         (MINIMAL + '[http]\nlisten = "7633"\n', 5, "[http] listen does not hold: '7633' is not an address"),
         (MINIMAL + '[http]\nlisten = "0.0.0.0:7633"\n', 5, "plaintext = true"),
         (MINIMAL + '[grpc]\nlisten = "berlin:7634"\n', 5, "other machines can reach"),
@@ -189,6 +231,13 @@ def test_what_does_not_hold_is_named_with_its_place(tmp_path: Path, text: str, l
     # A key outside every table cannot be told from a stray line of the table before it.
     found = re.match(r", line (\d+): ", message)
     assert (int(found[1]) if found else None) == line
+
+
+def test_a_password_goes_to_this_machine_or_over_tls(tmp_path: Path) -> None:
+    here = read(tmp_path, ELSEWHERE + LOGIN)
+    elsewhere = read(tmp_path, ELSEWHERE.replace("localhost", "etcd-2") + FILES + LOGIN)
+
+    assert here.etcd.user == elsewhere.etcd.user == "tokyo"
 
 
 def test_text_that_is_no_toml_is_said_with_its_line(tmp_path: Path) -> None:

@@ -3,17 +3,17 @@
 import pytest
 from grpc import StatusCode
 
-from federation.etcd.errors import FutureRevision, meaning
+from federation.etcd.errors import AuthDisabled, FutureRevision, NotLoggedIn, meaning
 from federation.store import Compacted, StoreUnavailable
 from fedmarket.errors import Denied, NoSpace, NotFound, TooLarge
 
-CALLER_FAULTS = {StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED}
+CALLER_FAULTS = {StatusCode.PERMISSION_DENIED: Denied, StatusCode.UNAUTHENTICATED: NotLoggedIn}
 
 
 @pytest.mark.parametrize("code", StatusCode)
 @pytest.mark.parametrize("text", ["", "something that no etcd has said so far"])
 def test_whatever_nobody_foresaw_counts_as_a_store_that_does_not_answer(code: StatusCode, text: str) -> None:
-    expected = Denied if code in CALLER_FAULTS else StoreUnavailable
+    expected = CALLER_FAULTS.get(code, StoreUnavailable)
     assert type(meaning(code, text, doing="read", where="here")) is expected
 
 
@@ -32,8 +32,17 @@ def test_whatever_nobody_foresaw_counts_as_a_store_that_does_not_answer(code: St
         (StatusCode.PERMISSION_DENIED, "etcdserver: permission denied", Denied),
         (StatusCode.UNKNOWN, "auth: permission denied", Denied),
         (StatusCode.UNKNOWN, "rpc error: code = PermissionDenied desc = etcdserver: permission denied", Denied),
-        (StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", Denied),
-        (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty", Denied),
+        (StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", NotLoggedIn),
+        (StatusCode.UNKNOWN, "etcdserver: invalid auth token", NotLoggedIn),
+        (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty", NotLoggedIn),
+        (StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", NotLoggedIn),
+        (StatusCode.UNKNOWN, "auth: revision in header is old", NotLoggedIn),
+        (
+            StatusCode.INVALID_ARGUMENT,
+            "etcdserver: authentication failed, invalid user ID or password",
+            Denied,
+        ),
+        (StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled", AuthDisabled),
         (StatusCode.UNAVAILABLE, "etcdserver: leader changed", StoreUnavailable),
         (StatusCode.UNAVAILABLE, "etcdserver: request timed out", StoreUnavailable),
         (StatusCode.UNKNOWN, "etcdserver: no leader", StoreUnavailable),

@@ -1,13 +1,14 @@
 """What the settings of a zone must fulfil beyond their types: names, keys, addresses, and what they mean together."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from federation.trust.keys import PublicKey
 from fedmarket.names import check_name
 from zone_agent.address import Address
-from zone_agent.config.schema import Config, Listener
+from zone_agent.config.schema import Config, EtcdSettings, Listener
 from zone_agent.config.source import Place, Source
 
 T = TypeVar("T")
@@ -39,12 +40,39 @@ def _check_etcd(config: Config, source: Source) -> None:
     if not etcd.embedded and not etcd.endpoints:
         raise source.error(place, "is missing: give the etcd's addresses, or say embedded = true")
     with source.blame(place):
-        for endpoint in etcd.endpoints:
-            Address.parse(endpoint)
+        addresses = [Address.parse(endpoint) for endpoint in etcd.endpoints]
     if not etcd.binary:
         raise source.error(Place("etcd", "binary"), "is empty: give the path of the etcd program, or remove the line")
     if not (etcd.prefix.startswith("/") and etcd.prefix.endswith("/") and etcd.prefix.isprintable()):
         raise source.error(Place("etcd", "prefix"), "must begin and end with a slash, as /fedmarket/1/ does")
+    _check_etcd_access(etcd, addresses, source)
+
+
+def _check_etcd_access(etcd: EtcdSettings, addresses: Iterable[Address], source: Source) -> None:
+    given = etcd.external
+    for key, value in given.items():
+        if etcd.embedded:
+            raise source.error(
+                Place("etcd", key), "is for an etcd that runs elsewhere: remove it, or say embedded = false"
+            )
+        if isinstance(value, Path) and not value.is_file():
+            raise source.error(Place("etcd", key), f"names {value}, which is no file: correct the path")
+    for key, other in (
+        ("tls_cert", "tls_key"),
+        ("tls_key", "tls_cert"),
+        ("user", "password_file"),
+        ("password_file", "user"),
+        ("tls_cert", "tls_ca"),
+        ("tls_server_name", "tls_ca"),
+    ):
+        if key in given and other not in given:
+            raise source.error(Place("etcd", other), f"is missing: {key} needs it")
+    for address in addresses:
+        if "user" in given and "tls_ca" not in given and not address.is_loopback:
+            raise source.error(
+                Place("etcd", "user"),
+                f"would send its password to {address} as clear text: set tls_ca, so that TLS is used",
+            )
 
 
 def _check_listener(listener: Listener, table: str, source: Source) -> None:

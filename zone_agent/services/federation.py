@@ -172,12 +172,12 @@ class FederationService:
             raise BadInput(
                 f"zone {self._catalogs.called(zone.id)} is this zone itself, which has no link: name one of its peers"
             )
-        before = link.status.last_error_time
+        before = link.dials  # of which the last may be failing just now
         if link.status.state not in UP:
             link.retry()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.retry_seconds):
-                while link.status.state not in UP and link.status.last_error_time == before:
+                while link.status.state not in UP and link.ended <= before:
                     link.tried.clear()
                     await link.tried.wait()
         return zone, link.status
