@@ -43,6 +43,12 @@ class WhoCalls(peer_pb2_grpc.PeerServiceServicer):
     ) -> peer_pb2.LocateResponse:
         return peer_pb2.LocateResponse(sources=[peer_pb2.Source(zone_id=await self._caller(context))])
 
+    async def Recover(  # noqa: N802 -- grpc's name
+        self, request: peer_pb2.RecoverRequest, context: Context
+    ) -> AsyncIterator[peer_pb2.Commit]:
+        await self._caller(context)
+        yield peer_pb2.Commit()
+
     async def Follow(  # noqa: N802 -- grpc's name
         self, request_iterator: AsyncIterator[peer_pb2.FromSink], context: Context
     ) -> AsyncIterator[peer_pb2.FromSource]:

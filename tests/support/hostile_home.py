@@ -22,6 +22,7 @@ from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     FromSource,
     LocateRequest,
     LocateResponse,
+    RecoverRequest,
     Welcome,
 )
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceServicer, add_PeerServiceServicer_to_server
@@ -106,3 +107,7 @@ class HostileHome(PeerServiceServicer):
 
     def Locate(self, request: LocateRequest, context: grpc.ServicerContext) -> LocateResponse:  # noqa: N802 -- grpc's name
         return self.located
+
+    def Recover(self, request: RecoverRequest, context: grpc.ServicerContext) -> Iterator[Commit]:  # noqa: N802 -- grpc's
+        """Give nothing back."""
+        return iter(())

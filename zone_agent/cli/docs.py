@@ -22,7 +22,8 @@ INTRODUCTION = f"""\
 <!-- Generated from zone_agent/cli by `python -m zone_agent.cli.docs`: change it there. -->
 
 `{PROGRAM} agent ...` makes a zone and runs its agent; `{PROGRAM} zone init` and `{PROGRAM} zone restore` work on a zone
-whose agent is stopped. All other commands are clients of an agent's native gRPC API.
+whose agent is stopped; `{PROGRAM} etcd ...` talks to an etcd. All other commands are clients of an agent's native gRPC
+API.
 
 **Which agent, and as whom.** `--endpoint`, or the variable {ENDPOINT_VARIABLE}, is the agent's gRPC port: `host:port`
 speaks plaintext, `https://host:port` (or `tls://host:port`) speaks TLS; {DEFAULT_ENDPOINT} if neither is given.
