@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from federation.keys import parse_record_key
+from federation.keys import parse_record_key, record_key
 from federation.records import KINDS, PARENTS, decode
 from federation.tree import Tree
 from fedmarket.errors import Corrupt
@@ -43,13 +43,15 @@ class Index:
 
     def update(self, tree: Tree, changed: Iterable[str]) -> None:
         """Bring the entries of `changed` keys in step with `tree`, leaving out what this version cannot read."""
-        for key in changed:
-            kind, record_id = parse_record_key(key)
+        # In the order of the ids, so that a whole catalog is appended to the lists, not inserted.
+        for kind, record_id in sorted(map(parse_record_key, changed)):
             if kind not in KINDS:
                 continue
-            self._remove(kind, record_id)
-            value = tree.get(key)
+            value = tree.get(record_key(kind, record_id))
             entry = None if value is None else _entry(kind, value)
+            if entry == self._entries.get((kind, record_id)):
+                continue
+            self._remove(kind, record_id)
             if entry is not None:
                 self._add(kind, record_id, entry)
 

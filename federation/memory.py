@@ -1,13 +1,14 @@
 """The store's port in memory: etcd's semantics without etcd, for model tests and whatever needs no durability."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
 from federation.etcd.txn import check
-from federation.store import Change, Compacted, KeyValue, Revision, Snapshot, Txn, TxnResult
+from federation.store import Change, Compacted, KeyValue, Revision, Snapshot, Txn, TxnResult, WentBack
 from fedmarket.errors import NotFound
 
 Moment = Literal["before", "after"]
@@ -20,6 +21,16 @@ Raising StoreUnavailable before means "not applied", after means "applied, but t
 
 def no_fault(txn: Txn, moment: Moment) -> None:
     """Let every transaction pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """All that a store held at one revision."""
+
+    revision: int
+    items: Mapping[str, KeyValue]
+    leases: Mapping[int, frozenset[str]]
+    """Each lease that was held, and the keys that were bound to it."""
 
 
 class MemoryLease:
@@ -40,6 +51,8 @@ class MemoryStore:
         self._history: list[Revision] = []
         """The revisions after `_compacted`, one after the other."""
         self._compacted = 1  # as etcd, which begins at revision 1 with nothing
+        self._restored: list[int] = []
+        """The revision to which each `restore` put the store back."""
         self._leases: dict[int, MemoryLease] = {}
         self._lease_ids = count(1)
         self._changed = asyncio.Event()
@@ -70,9 +83,14 @@ class MemoryStore:
         return result
 
     async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[Revision, None]:
-        """Yield each revision from `start_revision` on that changed something below `prefix`."""
-        following = max(start_revision, 2)
+        """Yield each revision from `start_revision` on that changed something below `prefix`.
+
+        As etcd's client, it raises WentBack when the store was put back behind what it has delivered.
+        """
+        following, known = max(start_revision, 2), len(self._restored)
         while True:
+            if min([self.revision, *self._restored[known:]]) < following - 1:
+                raise WentBack("the store has gone back")
             if following <= self._compacted:
                 raise Compacted(f"history before revision {self._compacted + 1} is gone")
             if following > self.revision:
@@ -107,6 +125,27 @@ class MemoryStore:
         if forgotten > 0:
             del self._history[:forgotten]
             self._compacted += forgotten
+
+    def backup(self) -> Backup:
+        """Return what a snapshot of the store would hold now."""
+        leases = {lease.id: frozenset(lease.keys) for lease in self._leases.values()}
+        return Backup(self.revision, dict(self._items), leases)
+
+    def restore(self, backup: Backup) -> None:
+        """Hold what a backup holds, and nothing else: the revision goes back, and history is gone.
+
+        A lease that was taken since is lost. One that has ended since is back for as long as it takes etcd to find
+        that nobody keeps it alive: here it ends at once.
+        """
+        self._items, self._history, self._compacted = dict(backup.items), [], backup.revision
+        self._restored.append(backup.revision)
+        for lease in list(self._leases.values()):
+            lease.keys = set(backup.leases.get(lease.id, ()))
+            if lease.id not in backup.leases:
+                self.expire(lease.id)
+        ended = [keys for lease_id, keys in backup.leases.items() if lease_id not in self._leases]
+        self._record(self._delete(frozenset[str]().union(*ended)))
+        self._wake()
 
     def _apply(self, txn: Txn) -> TxnResult:
         if not self._holds(txn):
@@ -148,5 +187,9 @@ class MemoryStore:
         made = list(changes)
         if made:
             self._history.append(Revision(self.revision + 1, made))
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have every open watch look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()

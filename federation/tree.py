@@ -38,7 +38,7 @@ def bucket_index(key: str) -> int:
 
 def bucket_digest(bucket: Bucket) -> bytes:
     """Return the digest of a bucket. Keys are ASCII, so that text order is byte order."""
-    return sha256(b"".join(bucket[key].digest for key in sorted(bucket))).digest()
+    return sha256(b"".join([bucket[key].digest for key in sorted(bucket)])).digest()  # a list is faster
 
 
 def root_digest(digests: Iterable[bytes]) -> bytes:
@@ -119,6 +119,5 @@ class Tree:
         changed: set[str] = set()
         for index in range(BUCKETS):
             if self.digests[index] != other.digests[index]:
-                here, there = self._buckets[index], other.bucket(index)
-                changed.update(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+                changed.update(key for key, _ in self._buckets[index].items() ^ other.bucket(index).items())
         return changed

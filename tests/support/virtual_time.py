@@ -6,7 +6,23 @@ files or threads.
 
 import asyncio
 import selectors
+from collections.abc import Coroutine
+from itertools import count
 from selectors import SelectorKey
+from typing import Any
+
+
+class NumberedTask(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on where it lies in memory: groups cancel theirs in one order."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **settings: Any) -> None:
+        self._number = number
+        super().__init__(coro, **settings)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    __eq__ = object.__eq__
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -15,6 +31,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._elapsed = 0.0
         super().__init__(_JumpingSelector(self))
+        numbers = count()
+        self.set_task_factory(lambda loop, coro, **settings: NumberedTask(next(numbers), coro, loop=loop, **settings))
 
     def time(self) -> float:
         """Return the seconds that have passed on this loop's clock."""
