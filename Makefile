@@ -74,6 +74,12 @@ SEEDS ?= 20
 simulate: $(DEV) $(PACKAGE) ## plays SEEDS=20 new seeds of faults over the replication, 50 runs of 50 steps each
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
+bench: $(DEV) $(PACKAGE) ## the figures of docs/benchmarks.md, on this machine; takes about a quarter of an hour
+	@deploy/need etcd
+	@for each in digests transfer replication scale fanout; do \
+	    echo "== $$each"; $(WITH_TOOLS) $(BIN)/python -m tests.bench.$$each || exit 1; \
+	done
+
 .PHONY: proto docs lock
 proto: $(RUN) ## generates the Python stubs of proto/ anew
 	$(BIN)/python hatch_build.py

@@ -13,7 +13,7 @@ from grpc import aio
 
 from federation.etcd import errors
 from federation.etcd.auth import Login, Session, with_token
-from federation.etcd.errors import NotLoggedIn
+from federation.etcd.errors import AuthChanged, NotLoggedIn
 from federation.etcd.members import Members, targets
 from fedmarket.errors import ConfigError
 from fedmarket.pb.etcd import rpc_pb2 as rpc
@@ -123,8 +123,8 @@ class EtcdClient:
         for _ in range(_RENEWALS):
             try:
                 return await self._send(method, request, token, deadline, doing, wait_for_ready)
-            except NotLoggedIn:
-                if not self.session.forget(token):
+            except NotLoggedIn as error:
+                if not self.session.forget(token) and not isinstance(error, AuthChanged):
                     raise
             token = await self.session.token(deadline)
         return await self._send(method, request, token, deadline, doing, wait_for_ready)

@@ -23,6 +23,10 @@ class NotLoggedIn(Denied):
     """etcd does not know who asks, and did nothing: a new token helps whoever has a password."""
 
 
+class AuthChanged(NotLoggedIn):
+    """Users or roles changed between a request's arrival and its turn, so etcd did nothing: asking again helps."""
+
+
 class AuthDisabled(StoreUnavailable):
     """etcd asks nobody who it is, so nobody can log in."""
 
@@ -60,9 +64,9 @@ MEANINGS = (
     _Meaning(StatusCode.UNAUTHENTICATED, "", NotLoggedIn, _LOG_IN),
     _Meaning(None, "invalid auth token", NotLoggedIn, _LOG_IN),
     _Meaning(None, "user name is empty", NotLoggedIn, _LOG_IN),
-    # Users or roles changed between the request's arrival and its turn; 3.4 has another word for it than 3.5.
-    _Meaning(None, "revision of auth store is old", NotLoggedIn, _LOG_IN),
-    _Meaning(None, "revision in header is old", NotLoggedIn, _LOG_IN),
+    # 3.4 has another word for it than 3.5.
+    _Meaning(None, "revision of auth store is old", AuthChanged, _LOG_IN),
+    _Meaning(None, "revision in header is old", AuthChanged, _LOG_IN),
     _Meaning(
         None,
         "authentication failed, invalid user id or password",

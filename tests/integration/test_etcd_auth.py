@@ -10,7 +10,7 @@ import pytest
 from federation.etcd.auth import Login
 from federation.etcd.client import Settings, connect, dial
 from federation.etcd.store import EtcdStore
-from federation.store import Txn
+from federation.store import StoreUnavailable, Txn
 from fedmarket.errors import Denied
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from fedmarket.retry import Backoff
@@ -143,10 +143,23 @@ async def test_a_token_that_has_ended_is_renewed_and_nothing_is_missed(jwt_serve
                 await tokens_end(jwt_server)
                 proxy.cut()
                 proxy.heal()
+                await answers(store)
                 revisions.append(await put(store, OWN + "after"))
                 seen += [(await anext(watch)).revision for _ in range(11)]
                 assert not lease.lost
     assert seen == sorted(revisions)
+
+
+async def answers(store: EtcdStore) -> None:
+    """Wait until the connection that was cut is replaced: what meets its end has no outcome."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await store.get(OWN)
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 async def test_calls_go_on_while_roles_change(jwt_server: EtcdServer) -> None:

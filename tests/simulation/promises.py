@@ -114,4 +114,6 @@ class Promises:
         values = [home.states[raw].get(key) for raw in home.heads[committed.pair]]
         assert left & {name_of(value) if value else "" for value in values}, "I9: a change is done and not there"
         if change.agent in self._world.lives:
-            assert change.agent.own.pair >= committed.pair, "I7: what was written is not read"
+            kept = home.heads[committed.pair] & self._world.oracle.sites[change.agent.store.name].line.past
+            seen = change.agent.own.pair >= committed.pair
+            assert seen or not kept, "I7: what was written, and not lost since with its store, is not read"

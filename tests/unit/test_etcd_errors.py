@@ -3,7 +3,7 @@
 import pytest
 from grpc import StatusCode
 
-from federation.etcd.errors import AuthDisabled, FutureRevision, NotLoggedIn, meaning
+from federation.etcd.errors import AuthChanged, AuthDisabled, FutureRevision, NotLoggedIn, meaning
 from federation.store import Compacted, StoreUnavailable
 from fedmarket.errors import Denied, NoSpace, NotFound, TooLarge
 
@@ -35,8 +35,8 @@ def test_whatever_nobody_foresaw_counts_as_a_store_that_does_not_answer(code: St
         (StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", NotLoggedIn),
         (StatusCode.UNKNOWN, "etcdserver: invalid auth token", NotLoggedIn),
         (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty", NotLoggedIn),
-        (StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", NotLoggedIn),
-        (StatusCode.UNKNOWN, "auth: revision in header is old", NotLoggedIn),
+        (StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", AuthChanged),
+        (StatusCode.UNKNOWN, "auth: revision in header is old", AuthChanged),
         (
             StatusCode.INVALID_ARGUMENT,
             "etcdserver: authentication failed, invalid user ID or password",

@@ -7,10 +7,14 @@ etcd of its own knows that nobody else is at work, and clears at once.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from drivers.capabilities import Deletable, Writable
+from federation.keys import IDS_PER_ZONE
 from federation.view import Found
 from fedmarket.errors import Cancelled, FedmarketError
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
@@ -32,7 +36,10 @@ from zone_agent.stores import Stores
 
 log = logging.getLogger(__name__)
 
-_ALL = 2**31
+M = TypeVar("M", bound=Message)
+
+_PAGE = 200
+"""Records that are read in one go, some 3 ms: the loop must not stand still for all of them."""
 
 _INTERRUPTED = Cancelled("the agent stopped in the middle: delete it, and start again")
 
@@ -61,6 +68,7 @@ class Recovery:
         """Clear what nobody holds: at once if this agent is `alone`, else on the second look."""
         held = await self._duties.all()
         unheld: set[str] = set()
+        first_own = self._view.zone * IDS_PER_ZONE
 
         def abandoned(fence: str) -> bool:
             if fence in held or fence.rpartition("-")[0] in held:  # a job may stage more than one blob
@@ -68,24 +76,34 @@ class Recovery:
             unheld.add(fence)
             return alone or fence in self._suspects
 
-        for app in self._view.page(AppRecord, -1, _ALL):
-            locked = app.home == self._view.zone and app.message.state == APP_STATE_LOCKED
+        async for app in self._own(AppRecord, first_own):
+            locked = app.message.state == APP_STATE_LOCKED
             if locked and abandoned(fence_of(JobKind.CREATE, app.id)):
                 await self._try(self._clear_app(app), f"app {app.id}")
-        for image in self._view.page(ImageRecord, -1, _ALL):
+        async for image in self._own(ImageRecord, 0):
             locked = image.message.state in {IMAGE_STATE_DELETE, IMAGE_STATE_LOCKED}
             if locked and abandoned(fence_of(JobKind.EXPORT, image.id)):
                 await self._try(self._clear_image(image), f"image {image.id}")
             for app_id in list(image.message.app_clones):
                 if abandoned(fence_of(JobKind.CREATE, app_id)):
                     await self._try(self._images.release(image.id, app_id), f"image {image.id}")
-        for market in self._view.page(MarketRecord, -1, _ALL):
-            if market.home == self._view.zone:
-                await self._try(self._sweep(partial(self._stores.market, market), abandoned), f"market {market.id}")
-        for datastore in self._view.page(DatastoreRecord, -1, _ALL):
+        async for market in self._own(MarketRecord, first_own):
+            await self._try(self._sweep(partial(self._stores.market, market), abandoned), f"market {market.id}")
+        async for datastore in self._own(DatastoreRecord, 0):
             sweep = self._sweep(partial(self._stores.datastore, datastore), abandoned)
             await self._try(sweep, f"datastore {datastore.id}")
         self._suspects = unheld
+
+    async def _own(self, message: type[M], first: int) -> AsyncGenerator[Found[M], None]:
+        """Yield this zone's records of a kind, whose ids are the `first` and those that follow until another zone's."""
+        after = first - 1
+        while page := self._view.page(message, after, _PAGE):
+            for found in page:
+                if found.home != self._view.zone:
+                    return
+                yield found
+            after = page[-1].id
+            await asyncio.sleep(0)
 
     async def _try(self, clearing: Awaitable[None], what: str) -> None:
         """Clear one thing; what cannot be cleared now does not keep the rest from it."""
