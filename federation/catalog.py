@@ -11,7 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
+from federation.ahead import Step, aside, step
 from federation.commit import CatalogState
 from federation.head import Pair, SealedHead, Verifier, unseal_bytes
 from federation.index import Index
@@ -81,6 +83,7 @@ class Catalog:
         self._applied = 0
         self._direct: set[int] = set()
         self._recent: OrderedDict[Pair, bytes] = OrderedDict()
+        self._prepared: Step | None = None
         self._listeners: list[Callable[[Publication], None]] = []
         self._watching: asyncio.Timeout | None = None
 
@@ -164,10 +167,12 @@ class Catalog:
         while True:
             applied = self._applied
             snapshot = await store.snapshot(self.prefix)
+            tree = await aside(partial(self._tree_of, snapshot), len(snapshot.items))
+            await self.prepare(tree)
             went_back |= snapshot.revision < applied  # a listing is never older than what was applied before it
             if doubted and not went_back and snapshot.revision < self._applied:
                 continue  # a write of our own overtook the listing, which must not settle the doubt
-            self.reset(snapshot, went_back=went_back)
+            self.reset(snapshot, tree, went_back=went_back)
             doubted = went_back = False
             try:
                 async with asyncio.timeout(None) as self._watching:
@@ -185,24 +190,32 @@ class Catalog:
             finally:
                 self._watching = None
 
-    def reset(self, snapshot: Snapshot, *, went_back: bool = False) -> None:
-        """Take over what a listing of the prefix found; `went_back` if the store is older than it was.
+    async def prepare(self, tree: Tree) -> None:
+        """Do ahead what the publication of `tree` takes, so that the loop does not stand still then."""
+        self._prepared = await aside(partial(step, self._shown, tree), tree.count)
 
-        Without it a listing that a write of our own has overtaken is left out.
+    def reset(self, snapshot: Snapshot, tree: Tree | None = None, *, went_back: bool = False) -> None:
+        """Take over what a listing of the prefix found, and `tree`, if it was made of it already.
+
+        `went_back` says that the store is older than it was. Without it a listing that a write of our own has
+        overtaken is left out.
         """
         if went_back:
             log.error("%s: etcd was put back: revision %d, after %d", self.prefix, snapshot.revision, self._applied)
         if went_back or snapshot.revision >= self._applied:
-            self._reset(snapshot, went_back=went_back)
+            self._reset(snapshot, tree or self._tree_of(snapshot), went_back=went_back)
         self.pulse.fire()
 
-    def _reset(self, snapshot: Snapshot, *, went_back: bool) -> None:
-        puts, head = self._split(Change(item.key, item.value) for item in snapshot.items)
-        records = {key: value for key, value in puts.items() if value is not None}
-        self._stored_head_revision = next((i.mod_revision for i in snapshot.items if i.key == self.prefix + HEAD), 0)
+    def _tree_of(self, snapshot: Snapshot) -> Tree:
+        puts, _ = self._split(Change(item.key, item.value) for item in snapshot.items)
+        return Tree.of({key: value for key, value in puts.items() if value is not None})
+
+    def _reset(self, snapshot: Snapshot, tree: Tree, *, went_back: bool) -> None:
+        head = next((item for item in snapshot.items if item.key == self.prefix + HEAD), None)
+        self._stored_head, self._stored_head_revision = (head.value, head.mod_revision) if head else (b"", 0)
         self._applied = snapshot.revision
         self._direct.clear()
-        self._stored, self._stored_head = Tree.of(records), (head.value if head else None) or b""
+        self._stored = tree
         if not self._stored_head:
             if self.own and self._published is not None:
                 self._blame(
@@ -291,13 +304,13 @@ class Catalog:
 
     def _take(self, head: SealedHead, *, consecutive: bool, went_back: bool = False) -> None:
         """Publish what is stored under `head`, unless something speaks against it."""
-        changed = frozenset(self._stored.changed_keys(self._shown))
-        if self._inspect is not None and (objection := self._inspect(head, self._stored, changed)):
+        ready = self._ready()
+        if self._inspect is not None and (objection := self._inspect(head, self._stored, ready.changed)):
             self._blame(objection)
         elif self._published is not None and self._contradicts(self._published.head, head, went_back=went_back):
             self._fall_behind(self._published.head, head)
         else:
-            self._publish(head, changed, consecutive=consecutive)
+            self._publish(head, ready, consecutive=consecutive)
 
     def _contradicts(self, before: SealedHead, now: SealedHead, *, went_back: bool = False) -> bool:
         """Say whether `now` cannot come after `before`, which was published: readers never go back.
@@ -325,24 +338,36 @@ class Catalog:
             log.error("%s", fault)
         self.fault = fault
 
-    def _publish(self, head: SealedHead, changed: frozenset[str], *, consecutive: bool) -> None:
-        self._shown = self._stored
+    def _ready(self) -> Step:
+        """Return how what is stored differs from what is shown; what was prepared, if it was."""
+        ready = self._prepared
+        if ready is not None and ready.before is self._shown and ready.after.root == self._stored.root:
+            return ready
+        return Step(self._shown, self._stored, frozenset(self._stored.changed_keys(self._shown)), None)
+
+    def _show(self, ready: Step) -> None:
+        """Let readers see what is stored."""
+        self._shown, self._prepared = self._stored, None
+        if ready.index is None:
+            self.index.update(self._shown, ready.changed)
+        else:
+            self.index = ready.index
+
+    def _publish(self, head: SealedHead, ready: Step, *, consecutive: bool) -> None:
+        self._show(ready)
         self._published = CatalogState(head, self._stored, self._stored_head_revision)
         self.syncing, self.fault, self.vanished = False, "", None
         self._recent[head.pair] = head.hash
         while len(self._recent) > RECENT_HEADS:
             self._recent.popitem(last=False)
-        self.index.update(self._shown, changed)
-        publication = Publication(self._published, changed, consecutive)
+        publication = Publication(self._published, ready.changed, consecutive)
         for listener in self._listeners:
             listener(publication)
 
     def _show_mix(self) -> None:
         self.syncing = bool(self._stored.count or self._stored_head)
         if self._published is None:
-            changed = self._stored.changed_keys(self._shown)
-            self._shown = self._stored
-            self.index.update(self._shown, changed)
+            self._show(self._ready())
 
     def _split(self, changes: Iterable[Change]) -> tuple[dict[str, bytes | None], Change | None]:
         """Return the records among `changes`, and the change of the head, if it is among them."""

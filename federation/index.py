@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from federation.keys import parse_record_key, record_key
 from federation.records import KINDS, PARENTS, decode
@@ -22,6 +22,13 @@ class Index:
         self._entries: dict[tuple[str, int], _Entry] = {}
         self._names: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         self._children: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+
+    @classmethod
+    def of(cls, tree: Tree) -> Self:
+        """Return the index of a whole tree."""
+        index = cls()
+        index.update(tree, (key for key, _ in tree.items()))
+        return index
 
     def ids(self, kind: str) -> Sequence[int]:
         """Return the ids of a kind, ascending."""

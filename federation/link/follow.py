@@ -161,6 +161,8 @@ class Follower:
 
     async def _write(self, write: Write, monitor: Monitor) -> bool:
         """Store a Write if the replica's head is still the one we saw; False: another agent was faster."""
+        if write.tree is not None:
+            await self._replica.prepare(write.tree)
         puts = {self._prefix + key: value for key, value in write.puts.items()}
         puts |= {f"{self._prefix}{LOST}/{write.epoch}/{key}": value for key, value in write.lost.items()}
         if write.head is not None:

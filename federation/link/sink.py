@@ -58,6 +58,8 @@ class Write:
     """The epoch that `lost` records were of."""
     head: bytes | None = None
     """What to store as the replica's head; None leaves it."""
+    tree: Tree | None = field(default=None, compare=False)
+    """All that is stored then, where this is the end of a DIFF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ class Sink:
             raise _Fault("the peer's records do not match its head", State.REFUSED)
         self._diff, self._head, self._pending = None, diff.head, (diff.head, self._tree)
         self.state = State.TAIL
-        return [Write(head=diff.head.encode())]
+        return [Write(head=diff.head.encode(), tree=self._tree)]
 
     def _stored_head(self) -> bytes:
         """Return the bytes of the head that is stored; of none, the mark that a DIFF began."""

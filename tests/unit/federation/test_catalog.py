@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from federation.ahead import MANY
 from federation.catalog import Catalog, Mismatch, Publication
 from federation.keys import HEAD
 from federation.memory import MemoryStore
@@ -190,3 +191,23 @@ async def test_waits_that_were_given_up_leave_nothing_behind() -> None:
         with pytest.raises(Timeout):
             await catalog.wait_for((1, 1), 0.0)
     assert catalog.pulse._waiters == []
+
+
+async def test_catalogs_of_many_records_are_prepared_aside_and_come_out_the_same() -> None:
+    async with Zone(0) as home, Zone(100) as peer:
+        ids: list[int] = []
+        while len(ids) <= MANY:  # as many at once as a writer takes
+            ids += await asyncio.gather(*(home.create(f"m{len(ids) + n}") for n in range(700)))
+        peer.follow(home)
+        await peer.caught_up_with(home)
+        watching = home.own._watching
+        home.own.doubt()
+        async with asyncio.timeout(10):
+            while home.own._watching in (None, watching):
+                await home.own.pulse.wait()
+        for catalog in (home.own, peer.replicas[0]):
+            assert list(catalog.index.ids("market")) == sorted(ids)
+            assert catalog.tree.root == home.own.tree.root
+        last = await home.create("last")
+        await peer.caught_up_with(home)
+        assert peer.replicas[0].index.named("market", "last") == {last}
