@@ -158,13 +158,16 @@ class PeerStream:
 
 
 async def _connected(channel: aio.Channel) -> bool:
-    """Wait until there is a connection; False once an attempt that was made meanwhile has failed."""
+    """Wait until there is a connection; False once the first attempt has failed.
+
+    A channel that has failed before goes on trying by itself, and does not tell of attempts that fail.
+    """
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
-        trying = state is grpc.ChannelConnectivity.CONNECTING
+        failed_before = state is grpc.ChannelConnectivity.TRANSIENT_FAILURE
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
-        if trying and state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and not failed_before:
             return False
     return True
 
