@@ -244,11 +244,11 @@ class Zone:
         return list(answer.kvs)
 
     def dump(self, below: str = "") -> dict[str, tuple[bytes, int]]:
-        """Return the keys of its etcd with value and revision, but for the heads.
+        """Return the keys of its etcd with value and revision, but for the heads and the duties.
 
-        A head is signed anew even where nothing changes.
+        A head is signed anew even where nothing changes, and an agent takes up its duties when it comes to them.
         """
-        kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head")]
+        kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head") and b"/duty/" not in kv.key]
         return {kv.key.decode(): (kv.value, kv.mod_revision) for kv in kept}
 
     def etcd(self) -> grpc.Channel:
