@@ -340,14 +340,14 @@ class Catalog:
 
     def _ready(self) -> Step:
         """Return how what is stored differs from what is shown; what was prepared, if it was."""
-        ready = self._prepared
+        ready, self._prepared = self._prepared, None
         if ready is not None and ready.before is self._shown and ready.after.root == self._stored.root:
             return ready
         return Step(self._shown, self._stored, frozenset(self._stored.changed_keys(self._shown)), None)
 
     def _show(self, ready: Step) -> None:
         """Let readers see what is stored."""
-        self._shown, self._prepared = self._stored, None
+        self._shown = self._stored
         if ready.index is None:
             self.index.update(self._shown, ready.changed)
         else:

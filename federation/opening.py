@@ -8,6 +8,7 @@ from federation.head import Head, SealedHead, unseal_bytes
 from federation.highwater import HighWater, Mark
 from federation.keys import HEAD, Keyspace
 from federation.store import Store, Txn
+from federation.stored import read_stored
 from federation.tree import Tree
 from fedmarket.errors import ConfigError, Corrupt, Denied
 
@@ -64,21 +65,17 @@ async def open_catalog(store: Store, origin: Origin, high_water: HighWater, time
         ) from error
     if mark is None or mark.pair <= head.pair:
         return head.head
-    return await _new_epoch(store, origin, mark, time_ms)
+    return await _new_epoch(store, origin, head, stored.mod_revision, mark, time_ms)
 
 
-async def _new_epoch(store: Store, origin: Origin, mark: Mark, time_ms: int) -> Head:
+async def _new_epoch(store: Store, origin: Origin, stored: SealedHead, revision: int, mark: Mark, time_ms: int) -> Head:
     """Go on in a new epoch on a store that was put back from a backup."""
-    snapshot = await store.snapshot(origin.prefix)
-    records = {i.key.removeprefix(origin.prefix): i.value for i in snapshot.items}
-    stored = unseal_bytes(records.pop(HEAD), origin.key.public)
-    tree = Tree.of(records)
+    tree = (await read_stored(store, origin.prefix)).tree
     if not stored.describes(tree):
         raise ConfigError(
             f"what was put back at {origin.prefix} does not match its own signed head: put back another backup "
             "of etcd, or empty it and see `fedmarket zone restore`"
         )
-    revision = next(i.mod_revision for i in snapshot.items if i.key == origin.prefix + HEAD)
     head = seal_epoch(origin, stored, tree, [mark], time_ms)
     log.warning(
         "%s is older than commit %s that this zone had reached: epoch %d begins", origin.prefix, mark.pair, head.pair[0]

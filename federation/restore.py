@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from federation.catalog import Catalog
+from federation.epoch import Known
 from federation.head import FEDERATION, SealedHead, Verifier, unseal, unseal_bytes
 from federation.keys import HEAD
 from federation.store import Store
@@ -64,14 +65,18 @@ class Restorer:
                 self._bar(shown)
                 return
             log.error("a peer holds head %s of this zone, and etcd does not: it was put back, or cloned", shown.pair)
-            try:
-                await self._federation.begin_epoch([shown.head])
-                for writer in self._others:
-                    await writer.begin_epoch([])
-            except Refused as error:
-                log.error("no new epoch can begin: %s", error.message)
-                return
-            self._begun = self._own.pair[0]
+            # The federated one last: what proves the loss is gone with it, and the others would never begin theirs.
+            for writer in (*self._others, self._federation):
+                await self._begin(writer, [shown.head] if writer is self._federation else [])
+
+    async def _begin(self, writer: Writer, known: Sequence[Known]) -> None:
+        try:
+            await writer.begin_epoch(known)
+        except Refused as error:
+            log.error("no new epoch can begin: %s", error.message)
+        else:
+            if writer is self._federation:
+                self._begun = self._own.pair[0]
 
     def _unknown(self, shown: SealedHead) -> bool:
         """Say whether the catalog cannot have come to where it is by way of `shown`."""

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from federation.ahead import aside
 from federation.commit import MAX_BYTES, MAX_OPERATIONS, RESERVED_BYTES, Changes, Origin
 from federation.head import SealedHead
 from federation.keys import HEAD, BadKey, parse_record_key
@@ -33,7 +35,8 @@ async def read_stored(store: Store, prefix: str) -> Stored:
     head = items.pop(HEAD, None)
     records = {key: item for key, item in items.items() if _is_record(key)}
     newer = tuple(sorted(key for key, item in records.items() if head and item.mod_revision > head.mod_revision))
-    return Stored(head, Tree.of({key: item.value for key, item in records.items()}), newer)
+    tree = await aside(partial(Tree.of, {key: item.value for key, item in records.items()}), len(records))
+    return Stored(head, tree, newer)
 
 
 async def rewrite(

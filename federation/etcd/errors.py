@@ -60,6 +60,8 @@ MEANINGS = (
         NoSpace,
         "compact and defragment it, or raise its quota, then disarm its NOSPACE alarm",
     ),
+    _Meaning(StatusCode.FAILED_PRECONDITION, "user name not found", NotFound, "make that user"),
+    _Meaning(StatusCode.FAILED_PRECONDITION, "role name not found", NotFound, "make that role"),
     _Meaning(StatusCode.PERMISSION_DENIED, "", Denied, _DENIED),
     _Meaning(StatusCode.UNAUTHENTICATED, "", NotLoggedIn, _LOG_IN),
     _Meaning(None, "invalid auth token", NotLoggedIn, _LOG_IN),

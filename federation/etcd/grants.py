@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grpc.aio import AioRpcError
-
 from federation.etcd.client import EtcdClient
 from federation.etcd.errors import AuthDisabled
 from federation.etcd.ranges import below, decode
 from federation.keys import Keyspace
-from federation.store import StoreUnavailable
-from fedmarket.errors import BadInput, Denied, Refused
+from fedmarket.errors import BadInput, Denied, NotFound, Refused
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from fedmarket.pb.etcd.auth_pb2 import Permission, UserAddOptions
 
@@ -210,11 +207,8 @@ async def _unless_missing(answer: Awaitable[Answer]) -> Answer | None:
     """Return the answer, or None if etcd says that there is no such user or role."""
     try:
         return await answer
-    except StoreUnavailable as error:
-        cause = error.__cause__
-        if isinstance(cause, AioRpcError) and "name not found" in (cause.details() or ""):
-            return None
-        raise
+    except NotFound:
+        return None
 
 
 def _told(held: Range) -> str:

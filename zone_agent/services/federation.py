@@ -89,9 +89,8 @@ class FederationService:
 
     async def run(self) -> None:
         """Scrub again and again, as the one agent of the zone whose duty that is, and not in step with other zones."""
+        await self._forget_former_peers()  # there are none but those that an earlier zone.toml had
         while True:
-            if await self._duties.try_claim(DUTY):
-                await self._forget_former_peers()
             await asyncio.sleep(self._settings.scrub_seconds * (0.5 + random.random()))  # noqa: S311 - no secret
             if await self._duties.try_claim(DUTY):
                 await self._scrubber.scrub_all()
