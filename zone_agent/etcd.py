@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import ssl
-import stat
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
@@ -18,11 +15,14 @@ from federation.etcd.store import EtcdStore
 from federation.keys import Keyspace
 from federation.opening import claim_etcd
 from federation.store import Store
-from fedmarket.errors import ConfigError
+from fedmarket.errors import BadInput, ConfigError
+from zone_agent.access import password_in, tls_credentials
 from zone_agent.config import Config, EtcdSettings
 from zone_agent.supervise import Part
 
 log = logging.getLogger(__name__)
+
+_ADVICE = "see tls_ca, tls_cert, tls_key of [etcd] in zone.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +61,13 @@ async def open_etcd(config: Config, keyspace: Keyspace) -> AsyncGenerator[OpenEt
 
 def _access(etcd: EtcdSettings) -> tuple[grpc.ChannelCredentials | None, Login | None]:
     """Read the files that say who we are and whom we trust; None, None where etcd asks for neither. Blocking."""
-    login = Login(etcd.user, _password(etcd.password_file)) if etcd.password_file else None
-    return (_credentials(etcd.tls_ca, etcd.tls_cert, etcd.tls_key) if etcd.tls_ca else None), login
-
-
-def _credentials(ca: Path, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    """Return the credentials of a TLS client. gRPC takes any bytes and then fails each connection, so ssl looks."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(ca)
-        if cert is not None:
-            context.load_cert_chain(cert, key, password=_no_passphrase)
-        return grpc.ssl_channel_credentials(
-            ca.read_bytes(), key.read_bytes() if key else None, cert.read_bytes() if cert else None
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"the certificates for etcd cannot be used ({error}): see tls_ca, tls_cert, tls_key of [etcd] in zone.toml"
-        ) from error
-
-
-def _no_passphrase() -> str:
-    """Answer instead of a person at a terminal, whom OpenSSL would ask for the passphrase of an encrypted key."""
-    return ""
-
-
-def _password(path: Path) -> str:
-    try:
-        text = path.read_text().rstrip("\n")
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the password file {path} cannot be read ({type(error).__name__}): see [etcd] password_file in zone.toml"
-        ) from error
-    if mode & 0o077:
-        raise ConfigError(f"the password file {path} can be read by others: run chmod 600 {path}")
-    if not text or not text.isprintable():
-        raise ConfigError(f"the password file {path} does not hold a password on one line: write it anew")
-    return text
+        login = Login(etcd.user, password_in(etcd.password_file)) if etcd.password_file else None
+        if etcd.tls_ca is None:
+            return None, login
+        return tls_credentials(etcd.tls_ca, etcd.tls_cert, etcd.tls_key, _ADVICE), login
+    except BadInput as error:
+        raise ConfigError(error.message) from error
 
 
 def _child_settings(config: Config) -> ChildSettings:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json as json_text
-import ssl
-import stat
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from federation.etcd.grants import Applied, Grant
 from federation.keys import Keyspace, check_zone_id
 from federation.store import StoreUnavailable
 from fedmarket.errors import BadInput, Denied, Unavailable
+from zone_agent.access import password_in, tls_credentials
 from zone_agent.address import Address
 from zone_agent.cli.groups import group
 from zone_agent.cli.output import plain
@@ -117,7 +116,7 @@ def grant(
         login=_login(root_user, root_password_file),
         certified_user=_common_name(cert) if cert else "",
     )
-    password = _password(password_file) if password_file else None
+    password = password_in(password_file) if password_file else None
     if etcd.credentials is None and (etcd.login or password):
         _refuse_clear_text(etcd.endpoints)
     _report(asked, asyncio.run(_grant(etcd, asked, password, enable=enable_auth)), as_json=json)
@@ -231,24 +230,14 @@ def _checked(prefix: str) -> str:
 
 
 def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials | None:
-    """Return the credentials of a TLS client. gRPC takes any bytes and then fails each connection, so ssl looks."""
+    """Return the credentials of a TLS client; None: no TLS."""
     if (cert is None) != (key is None):
         raise BadInput("--cert and --key go together: give both or neither")
     if ca is None:
         if cert is not None:
             raise BadInput("--cert is for TLS, which needs --ca: give the authorities of the members' certificates")
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(ca)
-        if cert is not None:
-            context.load_cert_chain(cert, key, password=lambda: "")  # or OpenSSL would ask the terminal for it
-        return grpc.ssl_channel_credentials(
-            ca.read_bytes(), key.read_bytes() if key else None, cert.read_bytes() if cert else None
-        )
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(file) for file in (ca, cert, key) if file)
-        raise BadInput(f"the certificates for etcd ({files}) cannot be used ({error}): give files in PEM") from error
+    return tls_credentials(ca, cert, key, "give files in PEM")
 
 
 def _common_name(cert: Path) -> str:
@@ -260,22 +249,7 @@ def _common_name(cert: Path) -> str:
 def _login(user: str | None, password_file: Path | None) -> Login | None:
     if (user is None) != (password_file is None):
         raise BadInput("--root-user and --root-password-file go together: give both or neither")
-    return Login(user, _password(password_file)) if user and password_file else None
-
-
-def _password(file: Path) -> str:
-    try:
-        text, mode = file.read_text(encoding="utf-8").rstrip("\n"), stat.S_IMODE(file.stat().st_mode)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise BadInput(
-            f"the password file {file} cannot be read ({reason}): give one that holds a password on one line"
-        ) from error
-    if mode & 0o077:
-        raise BadInput(f"the password file {file} can be read by others: run chmod 600 {file}")
-    if not text or not text.isprintable():
-        raise BadInput(f"the password file {file} does not hold a password on one line: write it anew")
-    return text
+    return Login(user, password_in(password_file)) if user and password_file else None
 
 
 def _refuse_clear_text(endpoints: Sequence[str]) -> None:
