@@ -42,6 +42,8 @@ class Publication:
     """Keys that differ from the state before."""
     consecutive: bool
     """Whether it is exactly the next commit after the state before."""
+    traces: tuple[str, ...] = ()
+    """W3C traceparents of the work that its changes are of, where this agent's writer made it."""
 
 
 Inspection = Callable[[SealedHead, Tree, Collection[str]], str]
@@ -84,6 +86,7 @@ class Catalog:
         self._direct: set[int] = set()
         self._recent: OrderedDict[Pair, bytes] = OrderedDict()
         self._prepared: Step | None = None
+        self._announced: tuple[bytes, tuple[str, ...]] = (b"", ())
         self._listeners: list[Callable[[Publication], None]] = []
         self._watching: asyncio.Timeout | None = None
 
@@ -117,6 +120,13 @@ class Catalog:
     def hash_at(self, pair: Pair) -> bytes | None:
         """Return the hash of the head that was published at `pair`, if that was not long ago."""
         return self._recent.get(pair)
+
+    def announce(self, head: bytes, traces: tuple[str, ...]) -> None:
+        """Say what work the commit is of that the writer is about to make, by its head's hash.
+
+        Before it is written: the watch may show it before etcd answers.
+        """
+        self._announced = (head, traces)
 
     def listen(self, listener: Callable[[Publication], None]) -> None:
         """Call `listener` at each publication."""
@@ -360,7 +370,8 @@ class Catalog:
         self._recent[head.pair] = head.hash
         while len(self._recent) > RECENT_HEADS:
             self._recent.popitem(last=False)
-        publication = Publication(self._published, ready.changed, consecutive)
+        traces = self._announced[1] if self._announced[0] == head.hash else ()
+        publication = Publication(self._published, ready.changed, consecutive, traces)
         for listener in self._listeners:
             listener(publication)
 

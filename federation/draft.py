@@ -1,23 +1,27 @@
 """A change in the making: the catalog at exactly one head, and over it what the same commit has changed so far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from federation.commit import Changes, check_size, fits
+from federation.commit import Changes, Note, Notes, check_size, fits
 from federation.head import FEDERATION, CatalogId
 from federation.index import Index
 from federation.keys import FIRST_FEDERATED, FIRST_PRIVATE, IDS_PER_ZONE, ZONE_KIND, record_key
-from federation.records import KINDS, PARENTS, Record, decode, encode, kind_of, new_record
+from federation.records import KINDS, PARENTS, Record, check_changeable, decode, encode, kind_of, new_record
 from federation.tree import Tree
-from fedmarket.errors import TooLarge
+from fedmarket.errors import AlreadyExists, TooLarge
 
 M = TypeVar("M", bound=Message)
 
 ZONE_LOCAL_KINDS = frozenset({"image", "datastore", "template"})
 """Kinds of the private catalog only: they count plainly from 0."""
 LAST_LOCAL = 2**31 - 1
+
+
+class Repeated(AlreadyExists):
+    """What a change was to note first was noted before: the same request has come twice."""
 
 
 class IdRange:
@@ -48,19 +52,35 @@ class IdRange:
 class Draft:
     """What a change sees and does. One that raises leaves no trace in the commit that it would have shared."""
 
-    def __init__(self, tree: Tree, index: Index, next_ids: Mapping[str, int], ids: IdRange) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        index: Index,
+        next_ids: Mapping[str, int],
+        ids: IdRange,
+        noted: Set[str] = frozenset(),
+    ) -> None:
+        """`noted` are keys of notes that are known to be there."""
         self._tree = tree
         self._index = index
         self._ids = ids
+        self._noted = noted
         self._kept: dict[str, bytes | None] = {}
         self._kept_next = dict(next_ids)
+        self._kept_notes: dict[str, Note] = {}
         self._new: dict[str, bytes | None] = {}
         self._new_next = dict(next_ids)
+        self._new_notes: dict[str, Note] = {}
 
     @property
     def changes(self) -> Changes:
         """Everything that was kept: record key to bytes, or None for a delete."""
         return self._kept
+
+    @property
+    def notes(self) -> Notes:
+        """What was kept of notes."""
+        return self._kept_notes
 
     @property
     def next_ids(self) -> Mapping[str, int]:
@@ -72,18 +92,18 @@ class Draft:
 
         Raises TooLarge if not even a commit of its own could.
         """
-        merged = self._kept | self._new
-        if not fits(merged):
-            check_size(self._new)
+        merged, notes = self._kept | self._new, self._kept_notes | self._new_notes
+        if not fits(merged, notes):
+            check_size(self._new, self._new_notes)
             return False
-        check_size(merged)
-        self._kept, self._kept_next = merged, dict(self._new_next)
-        self._new = {}
+        check_size(merged, notes)
+        self._kept, self._kept_next, self._kept_notes = merged, dict(self._new_next), notes
+        self._new, self._new_notes = {}, {}
         return True
 
     def drop(self) -> None:
         """Forget what was done since the last keep."""
-        self._new, self._new_next = {}, dict(self._kept_next)
+        self._new, self._new_next, self._new_notes = {}, dict(self._kept_next), {}
 
     def get(self, message: type[M], record_id: int) -> Record[M] | None:
         """Return a record, or None."""
@@ -118,8 +138,17 @@ class Draft:
         self._new[record_key(kind_of(type(record.message)), record_id)] = encode(record)
 
     def delete(self, message: type[Message], record_id: int) -> None:
-        """Remove a record."""
+        """Remove a record. Raises Refused if only a newer version may change it."""
+        record = self.get(message, record_id)
+        if record is not None:
+            check_changeable(record)
         self._new[record_key(kind_of(message), record_id)] = None
+
+    def note(self, key: str, value: bytes, *, first: bool) -> None:
+        """Write a plain key together with the commit; with `first`, only if nothing is there. Raises Repeated."""
+        if first and (key in self._noted or key in self._kept_notes):
+            raise Repeated("this request was made before: what became of it, its request id tells")
+        self._new_notes[key] = Note(value, first)
 
     def _overlay(self) -> dict[str, bytes | None]:
         return self._kept | self._new if self._new else self._kept

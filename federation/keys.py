@@ -91,6 +91,20 @@ class Keyspace:
         return f"{self.mine}duty/{name}"
 
     @property
+    def requests(self) -> str:
+        """The prefix of what is noted of requests."""
+        return f"{self.mine}request/"
+
+    def request(self, zone: int, request_id: str) -> str:
+        """Return the key that tells what became of a change that was asked for in `zone`."""
+        return f"{self.requests}{zone}/{request_id}"
+
+    @property
+    def marks(self) -> str:
+        """The key that tells when the store had reached which revision."""
+        return f"{self.mine}upkeep/marks"
+
+    @property
     def owner(self) -> str:
         """The key that marks an etcd as one zone's own child process."""
         return f"{self.prefix}owner"

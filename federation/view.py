@@ -53,7 +53,7 @@ class View:
     def get(self, message: type[M], record_id: int) -> Found[M] | None:
         """Return a record by its id, or None."""
         kind = kind_of(message)
-        catalog = self._catalog(kind, record_id)
+        catalog = self.catalog(kind, record_id)
         value = catalog.tree.get(record_key(kind, record_id)) if catalog else None
         if catalog is None or value is None:
             return None
@@ -79,7 +79,7 @@ class View:
         Only those of the catalog that holds `parent` do: a record of another zone cannot put itself there.
         """
         kind = kind_of(message)
-        catalog = self._catalog(PARENTS[kind][0], parent)
+        catalog = self.catalog(PARENTS[kind][0], parent)
         return sorted(catalog.index.children(kind, parent)) if catalog else []
 
     def zone_name(self, zone: int) -> str:
@@ -122,7 +122,8 @@ class View:
             if catalog is self.own:
                 yield self.private
 
-    def _catalog(self, kind: str, record_id: int) -> Catalog | None:
+    def catalog(self, kind: str, record_id: int) -> Catalog | None:
+        """Return the catalog that a record of this id is in, if there is one; None for a zone that is not known."""
         if kind in ZONE_LOCAL_KINDS:
             return self.private
         home = record_id if kind == ZONE_KIND else home_of(record_id)

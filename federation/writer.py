@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -19,7 +19,9 @@ from federation.commit import CatalogState, Commit, Origin, build_commit
 from federation.draft import Draft, IdRange
 from federation.epoch import Known, build_epoch
 from federation.head import Pair, unseal_bytes
+from federation.keys import HEAD
 from federation.store import Change, KeyValue, Revision, Store, StoreUnavailable
+from fedmarket import telemetry
 from fedmarket.errors import Cancelled, Corrupt, FedmarketError, OutcomeUnknown, Refused, Timeout, Unavailable
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,16 @@ class Committed(Generic[T]):
     pair: Pair
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A commit that was written, for whoever measures."""
+
+    changes: int
+    """How many of those who asked share it."""
+    seconds: float
+    """From its building to the store's answer."""
+
+
 @dataclass(slots=True)
 class _Request:
     change: Callable[[Draft], object]
@@ -58,6 +70,16 @@ class _Request:
     beat: bool = False
     epoch: Sequence[Known] | None = None
     """Asks for a new epoch after all of these."""
+    trace: str = ""
+    """W3C traceparent of whoever asks; empty: nobody records it."""
+
+
+class _Noted(Exception):
+    """Notes that a commit was to write first are there."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        super().__init__()
+        self.keys = keys
 
 
 class Writer:
@@ -83,7 +105,12 @@ class Writer:
         self._rival_seen = -settings.fairness_seconds
         """When another agent's commit was last seen, on the loop's clock."""
         self._last_revision = 0
+        self._measures: list[Callable[[Written], None]] = []
         catalog.listen(self._look_for_rivals)
+
+    def measure(self, measure: Callable[[Written], None]) -> None:
+        """Call `measure` with each commit that was written."""
+        self._measures.append(measure)
 
     async def commit(self, change: Callable[[Draft], T]) -> Committed[T]:
         """Apply a change; what it raises is raised here, and then nothing was changed.
@@ -111,7 +138,8 @@ class Writer:
         if self._stopped:
             raise _never()
         done: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
-        request = _Request(change, done, beat, epoch)  # type: ignore[arg-type] # T is erased in the queue
+        trace = telemetry.traceparent()
+        request = _Request(change, done, beat, epoch, trace)  # type: ignore[arg-type] # T is erased in the queue
         try:
             self._queue.put_nowait(request)
         except asyncio.QueueFull:
@@ -139,6 +167,7 @@ class Writer:
 
     async def _write(self, batch: list[_Request]) -> None:
         """Commit a batch, evaluating it again after each lost race."""
+        noted: frozenset[str] = frozenset()
         while batch:
             state = self._catalog.base
             refusal = self._catalog.fault or self._catalog.barred
@@ -153,14 +182,16 @@ class Writer:
                 await self._take_turn()
             except FedmarketError as error:
                 return _fail_all(batch, error)
-            draft = Draft(state.tree, self._catalog.index, state.head.head.next_ids, self._ids)
+            draft = Draft(state.tree, self._catalog.index, state.head.head.next_ids, self._ids, noted)
             results = self._evaluate(batch, draft)
-            if not draft.changes and not any(request.beat for request, _ in results):
+            if not (draft.changes or draft.notes or any(request.beat for request, _ in results)):
                 return _succeed(results, state.head.pair)
             try:
-                commit = build_commit(self._origin, state, draft.changes, draft.next_ids, self._time_ms())
+                commit = build_commit(self._origin, state, draft.changes, draft.next_ids, self._time_ms(), draft.notes)
                 empty = partial(build_commit, self._origin, state, {}, state.head.head.next_ids, self._time_ms())
-                won = await self._apply(state, commit, empty)
+                won = await self._observed([request for request, _ in results], state, commit, empty)
+            except _Noted as before:
+                won, noted = False, noted | before.keys
             except FedmarketError as error:
                 return _fail_all([request for request, _ in results], error)
             if won:
@@ -228,6 +259,20 @@ class Writer:
             results.append((request, value))
         return results
 
+    async def _observed(
+        self, requests: Sequence[_Request], seen: CatalogState, commit: Commit, probe: Callable[[], Commit]
+    ) -> bool:
+        """Do as `_apply` does, and tell whoever traces or measures."""
+        began = time.perf_counter()
+        traces = telemetry.sampled(request.trace for request in requests)
+        self._catalog.announce(commit.head.hash, traces)
+        with _span_of(commit, traces):
+            won = await self._apply(seen, commit, probe)
+        if won:
+            for measure in self._measures:
+                measure(Written(len(requests), time.perf_counter() - began))
+        return won
+
     async def _apply(self, seen: CatalogState, commit: Commit, probe: Callable[[], Commit]) -> bool:
         """Write a commit and publish it here. False: another agent was faster, and the catalog caught up with it."""
         try:
@@ -238,6 +283,7 @@ class Writer:
             self._publish(result.revision, commit)
             return True
         if result.current is not None and result.current.mod_revision == seen.revision:
+            await self._look_for_notes(commit)
             raise Corrupt(
                 "a record in etcd is newer than the head that should cover it: changes are refused until "
                 "`fedmarket zone repair`"
@@ -245,12 +291,19 @@ class Writer:
         await self._catch_up(seen, result.current)
         return False
 
+    async def _look_for_notes(self, commit: Commit) -> None:
+        """Raise _Noted if what kept a commit from being applied are notes, not the head nor a record."""
+        first = commit.txn.guards.keys() - {self._origin.prefix + HEAD}
+        noted = frozenset([key for key in first if await self._store.get(key) is not None])
+        if noted:
+            raise _Noted(noted)
+
     async def _resolve(self, seen: CatalogState, commit: Commit, probe: Commit, reason: StoreUnavailable) -> bool:
         """Find out what became of a commit whose answer was lost, by moving the head if it has not moved."""
         unknown = OutcomeUnknown(
             f"{reason.message}; whether the change was applied is not known: look before repeating it"
         )
-        at_head = self._origin.prefix + "head"
+        at_head = self._origin.prefix + HEAD
         try:
             async with asyncio.timeout(self._settings.resolve_seconds):
                 while True:
@@ -283,7 +336,7 @@ class Writer:
 
     def _publish(self, revision: int, commit: Commit) -> None:
         changes = [Change(self._origin.prefix + key, value) for key, value in commit.changes.items()]
-        head = Change(self._origin.prefix + "head", commit.head.encode())
+        head = Change(self._origin.prefix + HEAD, commit.head.encode())
         self._catalog.apply(Revision(revision, [*changes, head]), direct=True)
         self._last_revision = revision
 
@@ -294,6 +347,15 @@ class Writer:
             return await self._catalog.wait_for(head.pair, self._settings.catch_up_seconds)
         self._catalog.doubt()  # the store went back
         return await self._catalog.wait_moved(seen.revision, self._settings.catch_up_seconds)
+
+
+def _span_of(commit: Commit, traces: Sequence[str]) -> AbstractContextManager[object]:
+    """Return the span of a commit: of the first trace that asked for it, linked to the others; of none, none."""
+    if not traces:
+        return nullcontext()
+    epoch, seq = commit.head.pair
+    said = {"fedmarket.epoch": epoch, "fedmarket.seq": seq, "fedmarket.records": len(commit.changes)}
+    return telemetry.span("commit", attributes=said, parent=traces[0], links=traces[1:])
 
 
 def _never() -> Cancelled:

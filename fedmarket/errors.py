@@ -134,3 +134,11 @@ def cause_of(error: FedmarketError | type[FedmarketError]) -> Cause:
     """Return the row of the table for an error or its class."""
     cls = error if isinstance(error, type) else type(error)
     return next(CAUSES[base] for base in cls.__mro__ if base in CAUSES)
+
+
+_BY_CODE = {cause.code: cls for cls, cause in reversed(CAUSES.items())}
+
+
+def error_of(code: str, message: str) -> FedmarketError:
+    """Return the error that was told by its code; Internal for a code that this version does not know."""
+    return _BY_CODE.get(code, Internal)(message)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from federation.catalog import Catalog, Publication
 from federation.commit import MAX_RECORD
-from federation.head import FEDERATION, SealedHead, Verifier, unseal_bytes
+from federation.head import FEDERATION, Pair, SealedHead, Verifier, unseal_bytes
 from federation.keys import HEAD, BadKey, Keyspace, check_home
 from federation.link.sink import Close, State
 from federation.pulse import Pulse
@@ -100,27 +100,38 @@ class Direct:
     async def _keep_last_seen(self) -> None:
         """Store the last head that was seen, so that none before it is taken after a restart, nor by a stream.
 
-        What does not succeed, because etcd does not take it or another agent or a link was faster, is tried again with
-        the next head.
+        What does not succeed, because etcd does not take it or another agent or a link was faster, is looked at again
+        after a pause: no other head may come that would be the occasion.
         """
+        said = ""
         while True:
-            await self.pulse.wait()
+            while self._to_keep() is None:
+                await self.pulse.wait()
             await asyncio.sleep(self._settings.keep_seconds)
-            state, revision = self.catalog.state, self._replica.stored[2]
-            if state is None or not self._is_newer(state.head):
+            head, revision = self._to_keep(), self._replica.stored[2]
+            if head is None:
                 continue
             try:
-                await self._store.txn(Txn({self._at_head: revision}, puts={self._at_head: state.head.encode()}))
+                await self._store.txn(Txn({self._at_head: revision}, puts={self._at_head: head.encode()}))
+                said = ""
             except (Unavailable, NoSpace) as error:
-                log.warning("%s is stored later: %s", self._at_head, error.message)
+                if error.message != said:
+                    log.warning("%s is stored later: %s", self._at_head, error.message)
+                said = error.message
 
-    def _is_newer(self, head: SealedHead) -> bool:
-        """Say whether a head is newer than the stored one; one that is of another key is left for a person to judge."""
+    def _to_keep(self) -> SealedHead | None:
+        """Return the last head that was seen if it is newer than the stored one.
+
+        A stored one that is of another key is left for a person to judge.
+        """
+        state = self.catalog.state
+        if state is None:
+            return None
         try:
             stored = self._stored_head()
         except Corrupt:
-            return False
-        return stored is None or head.pair > stored.pair
+            return None
+        return state.head if stored is None or state.head.pair > stored.pair else None
 
     def _stored_head(self) -> SealedHead | None:
         raw = self._replica.stored[0]
@@ -190,3 +201,15 @@ class Newest(Mapping[int, Catalog]):
 
     def __len__(self) -> int:
         return len(self._replicas)
+
+    async def wait_for(self, peer: int, pair: Pair, timeout: float) -> None:
+        """Wait until a head of at least `pair` of a peer is seen, by whichever way. Raises Timeout."""
+        ways = [self._replicas[peer], self._direct[peer].catalog]
+        waits = [asyncio.create_task(catalog.wait_for(pair, timeout)) for catalog in ways]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            next(iter(done)).result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)

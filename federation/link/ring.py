@@ -65,7 +65,7 @@ class Ring:
 
 def _entry(publication: Publication) -> RingEntry:
     tree, head = publication.state.tree, publication.state.head
-    message = Commit(head=head.signed)
+    message = Commit(head=head.signed, traces=publication.traces)
     for key in sorted(publication.changed):
         value = tree.get(key)
         if value is None:

@@ -108,7 +108,9 @@ class Zone:
         self.own = Catalog(zone, self.keyspace.own, self.key.public, own=True)
         self.ring = Ring(ring_bytes)
         self.own.listen(self.ring.publish)
-        self.origin = Origin(zone, FEDERATION, self.keyspace.own, self.key, f"agent-{zone}")
+        self.origin = Origin(
+            zone, FEDERATION, self.keyspace.own, self.key, f"agent-{zone}", self.keyspace.requests
+        )
         self.writer = Writer(self.store, self.own, self.origin, WRITER)
         self.restorer = Restorer(self.store, self.own, self.writer, [], self.key.public, 5.0)
         self.replicas: dict[int, Catalog] = {}
