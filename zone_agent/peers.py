@@ -1,7 +1,7 @@
 """Calls to other zones: one channel of mutual TLS per peer, made anew before its certificate ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +11,17 @@ from grpc import aio
 
 from federation.link.stream import StreamBroken
 from federation.trust.tls import Identity
-from fedmarket.errors import Corrupt, FedmarketError, NotFound, Refused, Timeout, Unavailable
+from fedmarket.errors import BadInput, Corrupt, Denied, FedmarketError, NotFound, Refused, Timeout, Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     Commit,
+    ForwardRequest,
+    ForwardResponse,
     FromSink,
     FromSource,
     LocateRequest,
     LocateResponse,
     RecoverRequest,
+    SettleRequest,
 )
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceStub
 
@@ -30,6 +33,8 @@ _ERRORS: Mapping[grpc.StatusCode, type[FedmarketError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: Refused,
     grpc.StatusCode.DATA_LOSS: Corrupt,
     grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
+    grpc.StatusCode.UNAUTHENTICATED: Denied,
+    grpc.StatusCode.INVALID_ARGUMENT: BadInput,
 }
 
 
@@ -48,7 +53,7 @@ class Peers:
 
     def __init__(self, identity: Identity, addresses: Mapping[int, str], timeouts: PeerTimeouts) -> None:
         self._identity = identity
-        self._addresses = addresses
+        self._addresses = dict(addresses)
         self._timeouts = timeouts
         self._channels: dict[int, tuple[aio.Channel, datetime]] = {}
 
@@ -58,12 +63,48 @@ class Peers:
         for channel, _ in channels.values():
             await channel.close()
 
+    async def move(self, zone: int, address: str) -> None:
+        """Dial a peer at another address from now on. Calls that are under way have their time to end."""
+        self._addresses[zone] = address
+        known = self._channels.pop(zone, None)
+        if known is not None:
+            await known[0].close(self._timeouts.call)
+
+    def limit(self, timeouts: PeerTimeouts) -> None:
+        """Bound calls by other times from now on."""
+        self._timeouts = timeouts
+
     async def locate(self, zone: int, app_id: int) -> LocateResponse:
         """Ask a zone where the bytes of one of its apps are. Raises Unavailable if it cannot be reached."""
         stub = PeerServiceStub(await self._channel(zone))
         try:
             return await stub.Locate(LocateRequest(app_id=app_id), timeout=self._timeouts.call)
         except aio.AioRpcError as error:
+            raise self._failure(zone, error) from error
+
+    async def reach(self, zone: int) -> None:
+        """Make sure that there is a connection to a zone. Raises Unavailable: then nothing was sent."""
+        if not await self._is_reached(await self._channel(zone)):
+            raise Unavailable(
+                f"no connection to {self._addresses[zone]}: try again when it is up, and trusts this zone"
+            )
+
+    async def forward(self, zone: int, request: ForwardRequest) -> ForwardResponse:
+        """Ask a zone for a change of one of its records. Raises Unavailable: then it may or may not be made."""
+        stub = PeerServiceStub(await self._channel(zone))
+        return await self._answer(zone, stub.Forward(request, timeout=self._timeouts.call))
+
+    async def settle(self, zone: int, request: SettleRequest) -> ForwardResponse:
+        """Ask what became of a change that was forwarded. Raises Unavailable."""
+        stub = PeerServiceStub(await self._channel(zone))
+        return await self._answer(zone, stub.Settle(request, timeout=self._timeouts.call))
+
+    async def _answer(self, zone: int, call: Awaitable[ForwardResponse]) -> ForwardResponse:
+        try:
+            return await call
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Refused(f"zone {zone} does not take changes from other zones yet: upgrade its agent") from error
             raise self._failure(zone, error) from error
 
     async def recover(self, zone: int) -> AsyncGenerator[Commit, None]:
@@ -89,12 +130,7 @@ class Peers:
     async def follow(self, zone: int) -> AsyncGenerator["PeerStream", None]:
         """Open a stream on which a zone tells its catalog. Raises StreamBroken."""
         channel = await self._channel(zone)
-        try:
-            async with asyncio.timeout(self._timeouts.connect):
-                connected = await _connected(channel)
-        except TimeoutError:
-            connected = False
-        if not connected:
+        if not await self._is_reached(channel):
             raise StreamBroken(
                 f"no connection to {self._addresses[zone]}: it is down, cannot be reached, or does not trust this zone"
             )
@@ -103,6 +139,13 @@ class Peers:
             yield PeerStream(call)
         finally:
             call.cancel()
+
+    async def _is_reached(self, channel: aio.Channel) -> bool:
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return await _connected(channel)
+        except TimeoutError:
+            return False
 
     def _failure(self, zone: int, error: aio.AioRpcError) -> FedmarketError:
         """Return what to raise for a call that failed."""

@@ -55,6 +55,16 @@ class WhoCalls(peer_pb2_grpc.PeerServiceServicer):
         zone_id = await self._caller(context)
         yield peer_pb2.FromSource(refuse=peer_pb2.Refuse(code="zone", text=str(zone_id)))
 
+    async def Forward(  # noqa: N802 -- grpc's name
+        self, request: peer_pb2.ForwardRequest, context: Context
+    ) -> peer_pb2.ForwardResponse:
+        return peer_pb2.ForwardResponse(made=peer_pb2.Made(id=await self._caller(context)))
+
+    async def Settle(  # noqa: N802 -- grpc's name
+        self, request: peer_pb2.SettleRequest, context: Context
+    ) -> peer_pb2.ForwardResponse:
+        return peer_pb2.ForwardResponse(made=peer_pb2.Made(id=await self._caller(context)))
+
     async def _caller(self, context: Context) -> int:
         try:
             return self._identity.caller(context)

@@ -178,7 +178,7 @@ class AgentZone:
 
     def _origin(self, kind: CatalogId, agent: str) -> Origin:
         prefix = self.keyspace.own if kind == FEDERATION else self.keyspace.private
-        return Origin(self.zone, kind, prefix, self.key, agent)
+        return Origin(self.zone, kind, prefix, self.key, agent, self.keyspace.requests)
 
     def _writer(self, kind: CatalogId, agent: str) -> Writer:
         catalog = self.own if kind == FEDERATION else self.private

@@ -18,11 +18,15 @@ from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     Commit,
     Diff,
     Entry,
+    ForwardRequest,
+    ForwardResponse,
     FromSink,
     FromSource,
     LocateRequest,
     LocateResponse,
     RecoverRequest,
+    Refusal,
+    SettleRequest,
     Welcome,
 )
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceServicer, add_PeerServiceServicer_to_server
@@ -62,6 +66,14 @@ class HostileHome(PeerServiceServicer):
     def __exit__(self, *exc: object) -> None:
         self._said.put(None)
         self._server.stop(None).wait()
+
+    def Forward(self, request: ForwardRequest, context: Any) -> ForwardResponse:  # noqa: N802
+        """Refuse every change."""
+        return ForwardResponse(refusal=Refusal(code="refused", text="no"))
+
+    def Settle(self, request: SettleRequest, context: Any) -> ForwardResponse:  # noqa: N802
+        """Know of no request."""
+        return ForwardResponse(refusal=Refusal(code="refused", text="no"))
 
     # -- what a home can say
 

@@ -11,6 +11,8 @@ import pytest
 
 from fedmarket.pb.fedmarket.v1 import app_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
 from fedmarket.pb.fedmarket.v1.app_pb2_grpc import AppServiceStub
+from fedmarket.pb.fedmarket.v1.change_pb2 import ChangeRequest, ChangeResponse, Delete, Verb
+from fedmarket.pb.fedmarket.v1.change_pb2_grpc import ChangeServiceStub
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_FEDERATION, Ref, Scope
 from fedmarket.pb.fedmarket.v1.image_pb2_grpc import DatastoreServiceStub, ImageServiceStub
 from fedmarket.pb.fedmarket.v1.job_pb2_grpc import JobServiceStub
@@ -38,6 +40,7 @@ class Native:
         self.images = ImageServiceStub(self.channel)
         self.datastores = DatastoreServiceStub(self.channel)
         self.jobs = JobServiceStub(self.channel)
+        self.changes = ChangeServiceStub(self.channel)
 
     def close(self) -> None:
         self.channel.close()
@@ -45,6 +48,11 @@ class Native:
     def call(self, method: "Callable[..., A]", request: object) -> A:
         """Call a method, and wait for its answer."""
         return method(request, metadata=self.metadata, timeout=SECONDS)
+
+    def change(self, kind: str, which: int | str, verb: Verb, request_id: str = "") -> ChangeResponse:
+        """Change a record of any zone."""
+        request = ChangeRequest(kind=kind, ref=ref(which), verb=verb, request_id=request_id)
+        return self.call(self.changes.Change, request)
 
     # -- asking
 
@@ -109,13 +117,13 @@ class Native:
         return last
 
     def delete_app(self, which: int | str) -> None:
-        self.call(self.apps.Delete, app_pb2.DeleteAppRequest(app=ref(which)))
+        self.change("app", which, Verb(delete=Delete()))
 
     def delete_image(self, which: int | str) -> None:
-        self.call(self.images.Delete, image_pb2.DeleteImageRequest(image=ref(which)))
+        self.change("image", which, Verb(delete=Delete()))
 
     def delete_market(self, which: int | str) -> None:
-        self.call(self.markets.Delete, market_pb2.DeleteMarketRequest(market=ref(which)))
+        self.change("market", which, Verb(delete=Delete()))
 
 
 def ref(which: int | str) -> Ref:

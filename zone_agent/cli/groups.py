@@ -14,7 +14,8 @@ GROUPS = {
     "image": "Images of this zone.",
     "market": "Marketplaces of all zones.",
     "app": "Marketplace apps of all zones.",
-    "etcd": "An etcd that zones share.",
+    "request": "Changes whose answer was lost.",
+    "etcd": "The etcd of a zone, its own or shared.",
 }
 
 

@@ -1,4 +1,6 @@
-"""What other zones may ask: to follow this zone's catalog, and where the bytes of its apps are. Mutual TLS only.
+"""What other zones may ask: to follow this zone's catalog, where the bytes of its apps are, and changes of its records.
+
+All by mutual TLS only.
 
 TLS lets in whoever holds a certificate that some pinned key issued; which zone it is, is checked here, at each call.
 """
@@ -20,17 +22,21 @@ from fedmarket.errors import FedmarketError, NotFound
 from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
 from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     Commit,
+    ForwardRequest,
+    ForwardResponse,
     FromSink,
     FromSource,
     LocateRequest,
     LocateResponse,
     RecoverRequest,
+    SettleRequest,
 )
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceServicer, add_PeerServiceServicer_to_server
 from zone_agent.config import PeerSettings
 from zone_agent.faces.native.gate import refuse
 from zone_agent.faces.native.server import bind
 from zone_agent.peers import MAX_MESSAGE_BYTES
+from zone_agent.services.changes import ChangeService
 from zone_agent.services.locate import Locator
 
 
@@ -44,6 +50,7 @@ class PeerFace(PeerServiceServicer):
         ring: Ring,
         replicas: Mapping[int, Catalog],
         locator: Locator,
+        changes: ChangeService,
         witness: Witness,
         serving: ServeSettings,
     ) -> None:
@@ -52,6 +59,7 @@ class PeerFace(PeerServiceServicer):
         self._ring = ring
         self._replicas = replicas
         self._locator = locator
+        self._changes = changes
         self._witness = witness
         self._serving = serving
 
@@ -77,10 +85,7 @@ class PeerFace(PeerServiceServicer):
         self, request_iterator: AsyncIterator[FromSink], context: Any
     ) -> None:
         """Tell a zone this zone's catalog."""
-        try:
-            zone = self._identity.caller(context)
-        except FedmarketError as error:
-            await refuse(context, error)
+        zone = await self._caller(context)
         source = Source(self._ring, zone, lambda: self._newest_of(zone))
         await serve(source, _Stream(context), self._own.pulse, self._witness, self._serving)
 
@@ -101,6 +106,21 @@ class PeerFace(PeerServiceServicer):
                 raise NotFound(f"zone {self._own.home} holds no whole copy of the catalog of zone {zone}: ask another")
             for message in messages_of(replica.state.head, replica.state.tree):
                 yield message
+        except FedmarketError as error:
+            await refuse(context, error)
+
+    async def Forward(self, request: ForwardRequest, context: Any) -> ForwardResponse:
+        """Decide a change of a record of this zone that was asked for in another one."""
+        return await self._changes.decide_for_peer(await self._caller(context), request)
+
+    async def Settle(self, request: SettleRequest, context: Any) -> ForwardResponse:
+        """Tell a zone what became of a change that it forwarded."""
+        return await self._changes.settle_for_peer(await self._caller(context), request.request_id)
+
+    async def _caller(self, context: Any) -> int:
+        """Return the zone that calls; one that TLS let in and that is none of ours is refused."""
+        try:
+            return self._identity.caller(context)
         except FedmarketError as error:
             await refuse(context, error)
 

@@ -69,27 +69,18 @@ class MarketService:
 
         return self.show(await self._catalogs.change(change, private=private))
 
-    @uninterrupted
-    async def delete(self, ref: int | str) -> int:
-        """Delete an empty market of this zone, and return its id. Raises Refused if it holds apps, NotHome."""
-        market = self.show(ref)
-        self._catalogs.require_home(market.home, f"market {market.message.name!r}", "deletes it")
-
-        def change(draft: Draft) -> None:
-            message = require(draft, MarketRecord, market.id, "the market")
-            apps = len(draft.children(AppRecord, market.id))
-            if apps:
-                raise Refused(
-                    f"market {message.name!r} still holds {apps} app{'s' if apps > 1 else ''}: delete them first"
-                )
-            draft.delete(MarketRecord, market.id)
-
-        await self._catalogs.change(change, private=market.private)
-        return market.id
-
     def _check_name_is_free(self, name: str) -> None:
         for clash in self._view.named(MarketRecord, name):
             raise taken("market", name, clash.id, self._view.zone_name(clash.home))
+
+
+def delete_market(draft: Draft, market_id: int) -> None:
+    """Delete an empty market. Raises Refused if it holds apps, NotFound."""
+    message = require(draft, MarketRecord, market_id, "the market")
+    apps = len(draft.children(AppRecord, market_id))
+    if apps:
+        raise Refused(f"market {message.name!r} still holds {apps} app{'s' if apps > 1 else ''}: delete them first")
+    draft.delete(MarketRecord, market_id)
 
 
 def _scope(wanted: Scope.ValueType, default: str) -> Scope.ValueType:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmarket.errors import NotHome
-from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, MarketRecord, ZoneRecord
+from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, ZoneRecord
 from tests.support.agent import AgentZone
 from tests.support.federation import Zone
 
@@ -62,13 +62,3 @@ async def test_an_app_of_another_zone_is_not_deleted_here(here: AgentZone, ref: 
 
     assert (here.store.revision, here.stores.asked) == (before, [])
     assert here.view.get(AppRecord, AT_HOME * 1_000_000 + 100) is not None
-
-
-async def test_a_market_of_another_zone_is_not_deleted_here(here: AgentZone) -> None:
-    before = here.store.revision
-
-    with pytest.raises(NotHome, match=r"'theirs'.*berlin"):
-        await here.markets.delete("theirs")
-
-    assert here.store.revision == before
-    assert here.view.resolve(MarketRecord, "theirs").home == AT_HOME
