@@ -22,6 +22,8 @@ class Attribute:
     required: bool = False
     secret: bool = False
     """Sealed at rest, never shown, never sent to another zone."""
+    place: bool = False
+    """Says where the blobs are: another value finds none of those that were stored under the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Driver:
         """Names of the attributes that are never shown."""
         return frozenset(attribute.name for attribute in self.attributes if attribute.secret)
 
+    @property
+    def places(self) -> frozenset[str]:
+        """Names of the attributes that say where the blobs are."""
+        return frozenset(attribute.name for attribute in self.attributes if attribute.place)
+
     def make(self, attributes: Mapping[str, str], default: Path) -> object:
         """Make the driver for one market or datastore, without touching its store; ask for capabilities by isinstance.
 
@@ -66,7 +73,7 @@ _DRIVERS = (
         module="drivers.market.http",
         factory="HttpMarket",
         attributes=(
-            Attribute("PUBLIC_DIR", "the absolute path of the directory (default: one of the agent's own)"),
+            Attribute("PUBLIC_DIR", "the absolute path of the directory (default: one of the agent's own)", place=True),
             Attribute("BASE_URL", "the URL at which a web server publishes PUBLIC_DIR (default: the agent serves it)"),
         ),
         scope="federation",

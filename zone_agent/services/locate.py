@@ -8,8 +8,17 @@ from typing import Protocol
 from drivers.capabilities import OnDisk, Published
 from federation.view import Found, View
 from fedmarket.errors import Corrupt, NotFound, Refused
+from fedmarket.jsonview import enum_word
 from fedmarket.pb.fedmarket.v1.peer_pb2 import LocateResponse, Source
-from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY, AppRecord, AppState, MarketRecord
+from fedmarket.pb.fedmarket.v1.record_pb2 import (
+    APP_STATE_DISABLED,
+    APP_STATE_READY,
+    MARKET_STATE_DISABLED,
+    AppRecord,
+    AppState,
+    MarketRecord,
+)
+from zone_agent.services.locks import Operation, require_unlocked
 from zone_agent.stores import Stores
 from zone_agent.transfer.signing import UrlSigner
 
@@ -52,9 +61,13 @@ class Locator:
         self._base_url = base_url
         self._lifetime = lifetime
 
+    def limit(self, lifetime: int) -> None:
+        """Sign URLs for so many seconds from now on."""
+        self._lifetime = lifetime
+
     async def locate(self, app: Found[AppRecord]) -> Location:
         """Return where an app can be read. Raises Refused if it is not ready, Unavailable if its home is away."""
-        require_ready(app)
+        require_ready(self._view, app)
         if app.home == self._view.zone:
             answer = self._here(app)
         else:
@@ -72,7 +85,7 @@ class Locator:
         app = self._view.get(AppRecord, app_id)
         if app is None or app.home != self._view.zone or app.private:
             raise NotFound(f"zone {self._view.zone} has no federated app {app_id}: look at `fedmarket app list`")
-        require_ready(app)
+        require_ready(self._view, app)
         return self._here(app)
 
     def _here(self, app: Found[AppRecord]) -> LocateResponse:
@@ -101,10 +114,27 @@ class Locator:
         return urls
 
 
-def require_ready(app: Found[AppRecord]) -> None:
-    """Raise Refused if an app cannot be read now."""
-    state = app.message.state
+def market_of(view: View, app: Found[AppRecord]) -> Found[MarketRecord] | None:
+    """Return an app's market; None where it is gone, or of another zone, whatever the app's record says."""
+    market = view.get(MarketRecord, app.message.market_id)
+    return market if market is not None and market.home == app.home else None
+
+
+def state_of(app: AppRecord, market: Found[MarketRecord] | None) -> AppState.ValueType:
+    """Return the state that an app is shown in: one that is READY is DISABLED while its market is."""
+    disabled = market is not None and market.message.state == MARKET_STATE_DISABLED
+    return APP_STATE_DISABLED if disabled and app.state == APP_STATE_READY else app.state
+
+
+def require_ready(view: View, app: Found[AppRecord]) -> None:
+    """Raise Refused if an app cannot be read now: it is not READY, or locked, or its market is disabled."""
+    message, market = app.message, market_of(view, app)
+    state = state_of(message, market)
     if state != APP_STATE_READY:
-        word = AppState.Name(state).removeprefix("APP_STATE_")
-        reason = f" ({app.message.error.text})" if app.message.error.text else ""
-        raise Refused(f"app {app.message.name!r} is {word}, not READY{reason}: look at `fedmarket app show {app.id}`")
+        word = enum_word(AppState.DESCRIPTOR, state).upper()
+        if market is not None and state != message.state:
+            reason = f" (its market {market.message.name!r} is disabled)"
+        else:
+            reason = f" ({message.error.text})" if message.error.text else ""
+        raise Refused(f"app {message.name!r} is {word}, not READY{reason}: look at `fedmarket app show {app.id}`")
+    require_unlocked(f"app {message.name!r}", message.lock, Operation.USE)

@@ -22,6 +22,11 @@ class Principal:
         """Return the owner of what this principal makes."""
         return Owner(zone=self.zone, uid=self.uid, gid=self.gid)
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether this is an administrator: the user oneadmin, or a member of the group oneadmin."""
+        return self.uid == ADMIN_UID or self.gid == ADMIN_GID
+
 
 def user_name(owner: Owner) -> str:
     """Return the name of an owner; its number where no user of that id is known."""
