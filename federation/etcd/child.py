@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _PORT_ATTEMPTS = 5
 _LOG_TAIL_BYTES = 64 * 1024
+_CLUSTER = "cluster-token"
+_ENDPOINT = "endpoint"
 _PEER_URL = "unix://peer:0"
 """Where a second member would find this one: a socket in its working directory, since there never is one."""
 
@@ -38,7 +40,7 @@ class ChildSettings:
     """Port on loopback; 0: any free one."""
     quota_bytes: int = 2 * 2**30
     """Size of the database over which etcd takes no more puts (its NOSPACE alarm)."""
-    compaction_retention: str = "1h"
+    compaction_seconds: int = 3600
     """How long history is kept: how long a watch may be interrupted before everything is listed again."""
     start_seconds: float = 30.0
     """Time to start; reading a large database after a crash takes some."""
@@ -58,7 +60,7 @@ class EmbeddedEtcd:
 
     The kernel kills it when the thread that started it ends, for whatever reason: start it from the thread of an
     event loop that lasts. `directory` holds `data/` (etcd's own), `etcd.log` and `etcd.log.1` (this run and the one
-    before), `etcd.pid` and `cluster-token`.
+    before), `etcd.pid`, `endpoint` while it runs, and `cluster-token`.
     """
 
     def __init__(self, directory: Path, settings: ChildSettings = DEFAULT_CHILD_SETTINGS) -> None:
@@ -116,6 +118,7 @@ class EmbeddedEtcd:
         if self._process is not None:
             await _end(self._process, self._settings.stop_seconds)
             self._process = None
+            await asyncio.to_thread((self._directory / _ENDPOINT).unlink, missing_ok=True)
         self._pid_file.release()
 
     def _running(self) -> Process:
@@ -156,11 +159,12 @@ class EmbeddedEtcd:
 
     async def _launch(self) -> None:
         token = await asyncio.to_thread(self._prepare)
-        name = f"fedmarket-{token[:12]}"
+        name = _member_name(token)
         process = await self._spawn(name, token)
         try:
             await asyncio.to_thread(self._pid_file.write, process.pid)
             await self._wait_until_ready(process, name)
+            await asyncio.to_thread((self._directory / _ENDPOINT).write_text, self.endpoint)
         except BaseException:
             await _end(process, 0)
             raise
@@ -172,7 +176,7 @@ class EmbeddedEtcd:
         current = self._directory / "etcd.log"
         if current.exists():
             current.replace(self._directory / "etcd.log.1")
-        path = self._directory / "cluster-token"
+        path = self._directory / _CLUSTER
         if not path.exists():
             path.write_text(secrets.token_hex(16))
         return path.read_text()
@@ -211,7 +215,7 @@ class EmbeddedEtcd:
             f"--initial-cluster={name}={_PEER_URL}",
             f"--initial-cluster-token={token}",
             "--auto-compaction-mode=periodic",
-            f"--auto-compaction-retention={self._settings.compaction_retention}",
+            f"--auto-compaction-retention={self._settings.compaction_seconds}s",
             f"--quota-backend-bytes={self._settings.quota_bytes}",
             "--logger=zap",
             "--log-outputs=stderr",
@@ -251,6 +255,22 @@ class EmbeddedEtcd:
         path = self._directory / "etcd.log"
         reason = await asyncio.to_thread(_last_error, path)
         return Unavailable(f"the embedded etcd {what} ({reason or 'it says nothing'}): see {path}")
+
+
+def find_child(directory: Path) -> tuple[str, str] | None:
+    """Return the endpoint of the etcd that runs in a directory, and the name of its member. Blocking.
+
+    None: none runs. If it was killed, another program may be at that endpoint by now: the name tells.
+    """
+    try:
+        endpoint, token = (directory / _ENDPOINT).read_text(), (directory / _CLUSTER).read_text()
+    except FileNotFoundError:
+        return None
+    return endpoint, _member_name(token)
+
+
+def _member_name(token: str) -> str:
+    return f"fedmarket-{token[:12]}"
 
 
 async def _end(process: Process, grace_seconds: float) -> None:

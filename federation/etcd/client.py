@@ -1,7 +1,7 @@
 """A connection to one etcd cluster: the channel, a deadline on every call, and errors of our tree."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,12 @@ from federation.etcd import errors
 from federation.etcd.auth import Login, Session, with_token
 from federation.etcd.errors import AuthChanged, NotLoggedIn
 from federation.etcd.members import Members, targets
-from fedmarket.errors import ConfigError
+from fedmarket import telemetry
+from fedmarket.errors import ConfigError, NoSpace
 from fedmarket.pb.etcd import rpc_pb2 as rpc
 from fedmarket.pb.etcd import rpc_pb2_grpc as stubs
 from fedmarket.retry import Backoff
+from fedmarket.telemetry import Kind
 
 
 class _Answer(Protocol):
@@ -31,6 +33,7 @@ Response = TypeVar("Response", bound=_Answer)
 
 _MIN_KEEPALIVE_SECONDS = 5.0  # etcd's default --grpc-keepalive-min-time: who pings more often is thrown out
 _MAX_CONNECT_BACKOFF_SECONDS = 2.0
+_SYSTEM = {"db.system.name": "etcd"}
 _RECONNECT = Backoff(first_seconds=0.1, longest_seconds=5.0)
 _RENEWALS = 2  # of the token, within one call: the roles may change once more meanwhile
 
@@ -91,6 +94,8 @@ class EtcdClient:
         """The endpoints, as a person knows them."""
         self.settings = settings
         self.seen = Seen()
+        self.when_full: Callable[[], Awaitable[str]] | None = None
+        """Returns the sentence that says that etcd has no space left, where somebody knows more than etcd tells."""
         log_in = partial(self._log_in, login) if login else None
         self.session = Session(log_in, where, settings.login_pause_seconds)
         """The token that calls and streams carry in their metadata."""
@@ -146,9 +151,15 @@ class EtcdClient:
     ) -> Response:
         timeout = deadline - asyncio.get_running_loop().time()
         try:
-            response = await method(request, timeout=timeout, metadata=with_token(token), wait_for_ready=wait_for_ready)
+            with telemetry.child(f"etcd {type(request).DESCRIPTOR.name}", Kind.CLIENT, _SYSTEM):
+                response = await method(
+                    request, timeout=timeout, metadata=with_token(token), wait_for_ready=wait_for_ready
+                )
         except aio.AioRpcError as error:
-            raise errors.from_rpc(error, doing=doing, where=self.where) from error
+            failure = errors.from_rpc(error, doing=doing, where=self.where)
+            if isinstance(failure, NoSpace) and self.when_full is not None:
+                failure = NoSpace(await self.when_full())
+            raise failure from error
         except aio.UsageError as error:
             raise errors.no_answer(f"is no longer connected, so it cannot {doing}", where=self.where) from error
         self.seen.cluster_id = response.header.cluster_id

@@ -52,6 +52,10 @@ class Members:
         """Return the method at `path`, to be called with one request for one response."""
         return _Unary(self, [channel.unary_unary(path, **codecs) for channel in self._channels])
 
+    def unary_stream(self, path: str, **codecs: Any) -> "_Stream":
+        """Return the method at `path`, to be called with one request for a stream."""
+        return _Stream(self, [channel.unary_stream(path, **codecs) for channel in self._channels])
+
     def stream_stream(self, path: str, **codecs: Any) -> "_Stream":
         """Return the method at `path`, to be called with a stream for a stream."""
         return _Stream(self, [channel.stream_stream(path, **codecs) for channel in self._channels])
@@ -123,9 +127,13 @@ class _Unary:
 
 
 class _Stream:
-    """One method of two streams, at whichever member is connected now."""
+    """One method that answers by a stream, at whichever member is connected now."""
 
-    def __init__(self, members: Members, methods: Sequence[aio.StreamStreamMultiCallable[Any, Any]]) -> None:
+    def __init__(
+        self,
+        members: Members,
+        methods: Sequence[aio.StreamStreamMultiCallable[Any, Any] | aio.UnaryStreamMultiCallable[Any, Any]],
+    ) -> None:
         self._members = members
         self._methods = methods
 

@@ -12,15 +12,15 @@ from fedmarket.errors import AlreadyExists, BadInput, NoSpace
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Write a file beside `path`, which takes its place at the end if nothing was raised.
+def new_file(path: Path, *, overwrite: bool, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Write a file beside `path`, which takes its place at the end if nothing was raised; the umask is off its mode.
 
     Raises AlreadyExists if it is there and not to be overwritten, NoSpace or BadInput if it cannot be written.
     """
     _refuse_target(path, overwrite)
     with _writing(path):
         part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
-        with part.open("xb") as file:
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             try:
                 yield file
                 file.flush()

@@ -1,4 +1,7 @@
-"""`fedmarket etcd`: for the administrator of an etcd that zones share. No client commands: they need no agent."""
+"""`fedmarket etcd`: a zone's own etcd is looked after (see etcd_upkeep.py), and one that is shared is prepared, here.
+
+No client commands: they need no credentials of the zone.
+"""
 
 import asyncio
 import json as json_text
@@ -20,13 +23,11 @@ from federation.etcd.grants import Applied, Grant
 from federation.keys import Keyspace, check_zone_id
 from federation.store import StoreUnavailable
 from fedmarket.errors import BadInput, Denied, Unavailable
-from zone_agent.access import password_in, tls_credentials
+from zone_agent.access import password_in, refuse_clear_text, root_login, tls_credentials
 from zone_agent.address import Address
-from zone_agent.cli.groups import group
+from zone_agent.cli.commands.etcd_upkeep import commands
 from zone_agent.cli.output import plain
 from zone_agent.config import EtcdSettings
-
-commands = group()
 
 DEFAULT_ENDPOINT = "127.0.0.1:2379"
 DEFAULT_PREFIX = EtcdSettings().prefix
@@ -113,12 +114,12 @@ def grant(
         endpoints=[str(Address.parse(each)) for each in endpoint or [DEFAULT_ENDPOINT]],
         credentials=_credentials(ca, cert, key),
         server_name=server_name,
-        login=_login(root_user, root_password_file),
+        login=root_login(root_user, root_password_file),
         certified_user=_common_name(cert) if cert else "",
     )
     password = password_in(password_file) if password_file else None
     if etcd.credentials is None and (etcd.login or password):
-        _refuse_clear_text(etcd.endpoints)
+        refuse_clear_text(etcd.endpoints, "give --ca")
     _report(asked, asyncio.run(_grant(etcd, asked, password, enable=enable_auth)), as_json=json)
 
 
@@ -244,15 +245,3 @@ def _common_name(cert: Path) -> str:
     """Return the name that etcd takes from a certificate; empty if it has none."""
     names = x509.load_pem_x509_certificate(cert.read_bytes()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
-
-
-def _login(user: str | None, password_file: Path | None) -> Login | None:
-    if (user is None) != (password_file is None):
-        raise BadInput("--root-user and --root-password-file go together: give both or neither")
-    return Login(user, password_in(password_file)) if user and password_file else None
-
-
-def _refuse_clear_text(endpoints: Sequence[str]) -> None:
-    for endpoint in endpoints:
-        if not Address.parse(endpoint).is_loopback:
-            raise BadInput(f"a password would go to {endpoint} as clear text: give --ca, so that TLS is used")
