@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from federation.link.sink import Action, Close, Fence, Judge, Send, Sink, State,
 from federation.link.stream import Stream, StreamBroken, Witness, send_within
 from federation.store import Change, KeyValue, Revision, Store, Txn, TxnResult
 from federation.tree import Tree
+from fedmarket import telemetry
 from fedmarket.errors import Corrupt, FedmarketError, NoSpace, Unavailable
 from fedmarket.pb.fedmarket.v1.peer_pb2 import FromSink, FromSource
 from fedmarket.retry import Backoff
@@ -145,7 +147,9 @@ class Follower:
                 case Send(message):
                     await send_within(stream, message, self._settings.silence_seconds)
                 case Write() as write:
-                    if not await self._write(write, monitor):
+                    with self._applying(write):
+                        stored = await self._write(write, monitor)
+                    if not stored:
                         return Close(_MOVED)
                     todo.extend(sink.wrote())
                 case Fence(head):
@@ -158,6 +162,13 @@ class Follower:
                 case Close() as close:
                     return close
         return None
+
+    def _applying(self, write: Write) -> AbstractContextManager[object]:
+        """Return the span of a Write, which is linked to the work at its home; of no work that is traced, none."""
+        if not write.traces:
+            return nullcontext()
+        said = {"fedmarket.home": self._peer, "fedmarket.records": len(write.puts) + len(write.deletes)}
+        return telemetry.span("apply", attributes=said, links=write.traces)
 
     async def _write(self, write: Write, monitor: Monitor) -> bool:
         """Store a Write if the replica's head is still the one we saw; False: another agent was faster."""

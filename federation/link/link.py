@@ -75,6 +75,7 @@ class Link:
         self._heard = False
         """Whether the peer said anything on this stream."""
         self._again = asyncio.Event()
+        self._elsewhere = asyncio.Event()
         self.status = LinkStatus()
         self.tried = asyncio.Event()
         """Set once the peer was heard, or could not be."""
@@ -85,6 +86,11 @@ class Link:
 
     def retry(self) -> None:
         """Dial now, also out of a sticky fault: a person said so."""
+        self._again.set()
+
+    def redial(self) -> None:
+        """End the stream, if there is one, and dial now: the peer has another address."""
+        self._elsewhere.set()
         self._again.set()
 
     async def run(self) -> None:
@@ -123,15 +129,20 @@ class Link:
         self.status.state = State.DOWN
 
     async def _stream(self) -> Close | None:
-        """Follow the peer by one stream; None if it was ended because the peer is at work in our own etcd."""
-        stream, shared = asyncio.create_task(self._once()), asyncio.create_task(self._direct.wait_shared())
+        """Follow the peer by one stream; None if it was ended because the peer is to be found elsewhere.
+
+        That is at another address, or at work in our own etcd.
+        """
+        self._elsewhere.clear()
+        stream = asyncio.create_task(self._once())
+        elsewhere = [asyncio.create_task(wait()) for wait in (self._direct.wait_shared, self._elsewhere.wait)]
         try:
-            await asyncio.wait({stream, shared}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stream, *elsewhere], return_when=asyncio.FIRST_COMPLETED)
             return stream.result() if stream.done() else None
         finally:
-            for task in (stream, shared):
+            for task in (stream, *elsewhere):
                 task.cancel()
-            await asyncio.gather(stream, shared, return_exceptions=True)
+            await asyncio.gather(stream, *elsewhere, return_exceptions=True)
 
     async def _once(self) -> Close:
         self._heard = False

@@ -16,8 +16,9 @@ from federation.catalog import follows
 from federation.commit import MAX_BYTES, MAX_OPERATIONS, MAX_RECORD, fits
 from federation.head import FEDERATION, SealedHead, Verifier, unseal
 from federation.keys import BadKey, check_home
-from federation.link.source import PROTOCOL_MAX, PROTOCOL_MIN
+from federation.link.source import PROTOCOL_MAX, PROTOCOL_MIN, spoken
 from federation.tree import BUCKETS, Bucket, Tree, apply_to_bucket, bucket_digest, bucket_index, root_digest
+from fedmarket import telemetry
 from fedmarket.errors import Corrupt
 from fedmarket.pb.fedmarket.v1 import peer_pb2
 from fedmarket.pb.fedmarket.v1.head_pb2 import SignedHead
@@ -60,6 +61,8 @@ class Write:
     """What to store as the replica's head; None leaves it."""
     tree: Tree | None = field(default=None, compare=False)
     """All that is stored then, where this is the end of a DIFF."""
+    traces: tuple[str, ...] = field(default=(), compare=False)
+    """W3C traceparents that came with the commits in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +160,19 @@ class Sink:
         if not self._verified:
             return None
         changes: dict[str, bytes | None] = {}
+        traces: list[str] = []
         while self._verified:
             merged = changes | self._verified[0].changes
             if changes and not fits(merged):
                 break
             changes, last = merged, self._verified.popleft()
+            traces += last.traces
             self._pending = (last.head, last.tree)
         return Write(
             puts={key: value for key, value in changes.items() if value is not None},
             deletes=tuple(key for key, value in changes.items() if value is None),
             head=last.head.encode(),
+            traces=tuple(traces),
         )
 
     def wrote(self) -> list[Action]:
@@ -203,6 +209,9 @@ class Sink:
         if not self._greeted:
             return []  # sent before the peer saw that we asked for a DIFF
         match kind:
+            case None:  # of a newer version: nothing that this protocol needs, but not known to be stored here either
+                self.current = False
+                return []
             case "commit":
                 self._commit(message.commit)
                 return []
@@ -218,7 +227,10 @@ class Sink:
 
     def _welcome(self, welcome: Welcome) -> list[Action]:
         if not PROTOCOL_MIN <= welcome.protocol <= PROTOCOL_MAX:
-            reason = f"the peer speaks protocol {welcome.protocol}, this agent only {PROTOCOL_MAX}"
+            reason = (
+                f"the peer answers in protocol {welcome.protocol}, and was offered "
+                f"{spoken(PROTOCOL_MIN, PROTOCOL_MAX)}: upgrade the older of the two agents"
+            )
             raise _Fault(reason, State.REFUSED, passing=True)
         self._greeted, self.current, self.there = True, False, self._verify(welcome.head)
         self._newer_or_equal(self.there)
@@ -241,7 +253,7 @@ class Sink:
             raise _NeedDiff
         self._head, self._tree, self.there = head, tree, head
         self.state, self.current = State.TAIL, False
-        self._verified.append(_Verified(head, tree, changes))
+        self._verified.append(_Verified(head, tree, changes, telemetry.sampled(commit.traces)))
 
     def _beat(self, signed: SignedHead) -> None:
         if self._diff is not None:
@@ -355,6 +367,7 @@ class _Verified:
     head: SealedHead
     tree: Tree
     changes: dict[str, bytes | None]
+    traces: tuple[str, ...]
 
 
 @dataclass(slots=True)

@@ -33,6 +33,11 @@ BUCKET_PART_BYTES = 1 << 20
 """A bucket is sent in parts of about this size, so that messages stay below 2 MiB."""
 
 
+def spoken(lowest: int, highest: int) -> str:
+    """Return a range of protocol versions as messages name it."""
+    return str(lowest) if lowest == highest else f"{lowest} to {highest}"
+
+
 class Refusal(Exception):
     """The stream ends with a Refuse."""
 
@@ -62,7 +67,10 @@ class Source:
         self._diff = None
 
     def receive(self, message: FromSink) -> None:
-        """Take a message of the sink. Raises Refusal, which ends the stream."""
+        """Take a message of the sink. Raises Refusal, which ends the stream.
+
+        One that this version does not know is left out, as the sink does it.
+        """
         match message.WhichOneof("message"):
             case "hello":
                 self._hello(message.hello)
@@ -70,6 +78,8 @@ class Source:
                 self._want(message.want)
             case "ack" if self.greeted:
                 self._ack((message.ack.epoch, message.ack.seq))
+            case None if self.greeted:
+                pass
             case _:
                 raise Refusal("protocol", "a stream begins with a Hello")
 
@@ -100,8 +110,8 @@ class Source:
         if protocol < max(PROTOCOL_MIN, hello.protocol_min):
             raise Refusal(
                 "protocol",
-                f"this agent speaks protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller "
-                f"{hello.protocol_min} to {hello.protocol_max}: upgrade the older one",
+                f"the home speaks protocol {spoken(PROTOCOL_MIN, PROTOCOL_MAX)}, the follower "
+                f"{spoken(hello.protocol_min, hello.protocol_max)}: upgrade the older of the two agents",
             )
         state = self._state()
         self.greeted, self._diff, self._unacknowledged = True, None, None
