@@ -6,11 +6,13 @@ from typing import BinaryIO
 from drivers.capabilities import Staging
 from fedmarket.digests import Digests, Hasher
 from fedmarket.errors import Cancelled, Corrupt, Unavailable
+from fedmarket.telemetry import traced
 
 BLOCK = 1 << 20
 """Bytes read at a time: large enough to hash and write at full speed, small enough to stay in a CPU's cache."""
 
 
+@traced("driver copy")
 def copy_blob(
     source: BinaryIO,
     size: int,

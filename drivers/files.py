@@ -14,6 +14,7 @@ from drivers.names import check_fence, check_object_name
 from drivers.space import require_space, usage_of
 from drivers.staging import StagedFile, link, sync_directory, taken
 from fedmarket.errors import AlreadyExists, NotFound, Refused
+from fedmarket.telemetry import traced
 
 STAGING = ".staging"
 
@@ -33,22 +34,12 @@ class BlobDirectory:
         """Return where the blob is, or would be. Raises BadInput for a name that is not an object name."""
         return self.root / check_object_name(name)
 
+    @traced("driver open")
     def open(self, name: str) -> BinaryIO:
         """Open a blob for reading. Raises NotFound, also for anything that is not a regular file."""
-        path = self.path(name)
-        with told(path):
-            try:
-                # O_NONBLOCK: a FIFO that someone put here must not hang us; on a regular file it means nothing.
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                if error.errno in {errno.ENOENT, errno.ELOOP}:
-                    raise _no_blob(path) from None
-                raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise _no_blob(path)
-        return os.fdopen(fd, "rb")
+        return open_file(self.path(name))
 
+    @traced("driver check")
     def check(self) -> None:
         """Write, link and remove a probe. Raises Refused or NoSpace in one sentence that names the directory."""
         self._make()
@@ -62,6 +53,7 @@ class BlobDirectory:
                 probe.unlink(missing_ok=True)
                 linked.unlink(missing_ok=True)
 
+    @traced("driver stage")
     def stage(self, name: str, fence: str, size: int) -> StagedFile:
         """Begin to store a blob of `size` bytes, whose space is reserved now.
 
@@ -77,10 +69,12 @@ class BlobDirectory:
             raise
         return staged
 
+    @traced("driver stage")
     def stage_file(self, name: str, fence: str) -> StagedFile:
         """Begin a blob that a program writes at the staging's path; its size is whatever is there at the commit."""
         return self._stage(name, fence, None)
 
+    @traced("driver delete")
     def delete(self, name: str) -> None:
         """Remove a blob; one that is not there is already removed. Raises Refused if the directory is missing."""
         path = self.path(name)
@@ -137,6 +131,22 @@ class BlobDirectory:
             # Staging may still be open to us where the directory no longer is: say so now, not after the last byte.
             if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises NotFound, also for anything that is not a regular file."""
+    with told(path):
+        try:
+            # O_NONBLOCK: a FIFO that someone put here must not hang us; on a regular file it means nothing.
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP}:
+                raise _no_blob(path) from None
+            raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_blob(path)
+    return os.fdopen(fd, "rb")
 
 
 def _no_blob(path: Path) -> NotFound:

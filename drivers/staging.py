@@ -12,6 +12,7 @@ from typing import Self
 from drivers.faults import told
 from drivers.space import no_room, reserve
 from fedmarket.errors import AlreadyExists, Corrupt, Refused
+from fedmarket.telemetry import traced
 
 WRITE_OUT = 1 << 20
 """Bytes. A write of at least this much is sent to the disk at once; a smaller one may share its page with the next."""
@@ -71,6 +72,7 @@ class StagedFile:
                 # is read and hashed, and the fsync at the end finds little to do.
                 os.posix_fadvise(self._fd, offset, len(data), os.POSIX_FADV_DONTNEED)
 
+    @traced("driver commit")
     def commit(self) -> None:
         """Make it durable, then visible under its object name, in one step and once.
 
@@ -109,9 +111,7 @@ class StagedFile:
         except FileExistsError:
             raise taken(self._target) from None
         except FileNotFoundError:
-            raise Refused(
-                f"{self._target.name} was removed from staging, because its job was taken for dead: start the job again"
-            ) from None
+            raise _swept(self._target) from None
 
     def _require_open(self) -> None:
         if self._ended:
@@ -128,6 +128,20 @@ class StagedFile:
                     held = os.fstat(self._fd).st_blocks * 512
                     raise no_room(directory, self._size, held) from error
                 raise
+
+
+@contextmanager
+def joined(path: Path, size: int) -> Iterator[StagedFile]:
+    """Write to a staging that another process has begun, and will commit or remove. Raises Refused if it is gone."""
+    with told(path.parent):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _swept(path) from None
+    try:
+        yield StagedFile(fd, path, path, size, mode=0)
+    finally:
+        os.close(fd)
 
 
 def link(path: Path, target: Path) -> None:
@@ -151,6 +165,10 @@ def taken(target: Path) -> AlreadyExists:
     return AlreadyExists(
         f"{target} exists already, and a stored blob is never overwritten: choose another name or delete it first"
     )
+
+
+def _swept(target: Path) -> Refused:
+    return Refused(f"{target.name} was removed from staging, because its job was taken for dead: start the job again")
 
 
 def sync_directory(directory: Path) -> None:

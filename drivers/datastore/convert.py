@@ -14,6 +14,7 @@ from drivers.datastore.formats import Format
 from drivers.faults import told
 from drivers.space import require_space
 from fedmarket.errors import Cancelled, NoSpace, Refused, Timeout
+from fedmarket.telemetry import traced
 from fedmarket.units import human_duration
 
 
@@ -32,6 +33,7 @@ _PROGRESS = re.compile(rb"\s*\((\d+\.\d+)/100%\)")
 _REQUIRED = re.compile(r"required size: (\d+)")
 
 
+@traced("driver convert")
 def convert(
     source: Path,
     source_format: Format,

@@ -4,11 +4,14 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from drivers.capabilities import Deletable, Writable
+from drivers.capabilities import Writable
 from federation.draft import Draft
+from federation.requests import Requests, Ticket
 from federation.view import Found
 from fedmarket.errors import FedmarketError, Refused
+from fedmarket.failpoints import Failpoint, hit
 from fedmarket.names import check_name
+from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_KIND_CREATE
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     APP_STATE_ERROR,
     APP_STATE_LOCKED,
@@ -19,23 +22,41 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     MarketRecord,
 )
 from fedmarket.threads import in_thread, uninterrupted
-from zone_agent.jobs import Job, JobKind, Jobs, fence_of
-from zone_agent.services.catalogs import Catalogs, edit, require, taken
+from zone_agent.jobs import Job, Jobs, job_for, thing
+from zone_agent.services.catalogs import Catalogs, require, taken
+from zone_agent.services.deletion import Deletion
 from zone_agent.services.images import ImageService, require_readable
+from zone_agent.services.leftovers import remove
+from zone_agent.services.locks import Operation, require_unlocked
+from zone_agent.services.markets import require_enabled
+from zone_agent.services.mover import Mover
 from zone_agent.services.principal import DEFAULT_MODE, Principal
 from zone_agent.services.upload import Upload
 from zone_agent.stores import Stores, template_of
+
+BEING_DELETED = "it is being deleted: delete it again to finish"
 
 
 class AppService:
     """The use cases of apps, as far as they change this zone's catalog."""
 
-    def __init__(self, catalogs: Catalogs, stores: Stores, jobs: Jobs, images: ImageService) -> None:
+    def __init__(
+        self,
+        catalogs: Catalogs,
+        stores: Stores,
+        jobs: Jobs,
+        images: ImageService,
+        mover: Mover,
+        requests: Requests,
+    ) -> None:
         self._catalogs = catalogs
         self._view = catalogs.view
         self._stores = stores
         self._jobs = jobs
         self._images = images
+        self.upload = Upload(catalogs, stores, images, mover)
+        jobs.serve(JOB_KIND_CREATE, "app", self.upload)
+        self._deletion = Deletion(catalogs, jobs, AppRecord, _Deleted(catalogs, stores), requests)
 
     def list(self, after: int, limit: int, market: int | str | None = None) -> Sequence[Found[AppRecord]]:
         """Return a page of all apps that this zone sees, or of those of one market."""
@@ -72,6 +93,7 @@ class AppService:
             f", or publish by migration: the image travels to zone {self._catalogs.called(market.home)}, "
             "which creates the app from its own copy",
         )
+        require_enabled(market.message)
         check_name(name, "app")
         self._check_name_is_free(name, principal)
         image = self._view.resolve(ImageRecord, image_ref)
@@ -80,33 +102,30 @@ class AppService:
         if not isinstance(store, Writable):
             raise Refused(f"market {market.message.name!r} ({market.message.driver}) is read only: choose another one")
         await in_thread(store.check)
-        app_id = await self._lock(principal, name, image, market, description, version)
-        upload = Upload(self._catalogs, self._stores, self._images, app_id, image.id, market)
-        job = Job(JobKind.CREATE, app_id)
+        self._jobs.require_room()
+        app = self.show(await self._lock(principal, name, image, market, description, version))
+        hit(Failpoint.CREATE_LOCKED)
         try:
-            await self._images.hold(image.id, app_id)
-            await self._jobs.start(job, upload.run, upload.fail)
+            await self._images.hold(image.id, app=app.id)
+            hit(Failpoint.CREATE_HELD)
+            record = job_for(JOB_KIND_CREATE, thing(app), principal, source=thing(image), store_id=market.id)
+            job = await self._jobs.start(record)
         except FedmarketError:
-            await upload.abandon()
+            await self.upload.abandon(app, image.id)
             raise
-        return self.show(app_id), job
+        return self.show(app.id), job
 
     @uninterrupted
-    async def delete(self, ref: int | str) -> int:
+    async def delete(self, principal: Principal, ref: int | str, ticket: Ticket | None = None) -> int:
         """Delete an app of this zone with its bytes, and return its id; what was half deleted is deleted again.
 
-        An upload that runs is cancelled first. If the bytes cannot be removed, the app stays, in state ERROR.
+        An upload that runs is cancelled first. If the bytes cannot be removed, that is raised, and the app stays, in
+        state ERROR. The ticket notes the request that asks for it.
         """
         app = self.show(ref)
         self._catalogs.require_home(app.home, f"app {app.message.name!r}", "deletes it")
-        await self._jobs.cancel(fence_of(JobKind.CREATE, app.id))
-        await self._catalogs.change(lambda draft: _mark_deleted(draft, app.id), private=app.private)
-        store = self._stores.market(self._view.resolve(MarketRecord, app.message.market_id))
-        if app.message.object and isinstance(store, Deletable):
-            name = app.message.object
-            await in_thread(lambda: store.delete(name))
-        await self._catalogs.change(lambda draft: draft.delete(AppRecord, app.id), private=app.private)
-        return app.id
+        require_unlocked(f"app {app.message.name!r}", app.message.lock, Operation.MANAGE)
+        return await self._deletion.delete(principal, app, ticket)
 
     async def _lock(
         self,
@@ -133,7 +152,7 @@ class AppService:
         )
 
         def change(draft: Draft) -> int:
-            require(draft, MarketRecord, market.id, "the market")
+            require_enabled(require(draft, MarketRecord, market.id, "the market"))
             for app_id, record in draft.named(AppRecord, name):
                 if record.message.owner.uid == principal.uid:
                     raise taken("app", name, app_id, self._view.zone_name(self._view.zone))
@@ -147,9 +166,21 @@ class AppService:
                 raise taken("app", name, clash.id, self._view.zone_name(clash.home))
 
 
-def _mark_deleted(draft: Draft, app_id: int) -> None:
-    def change(message: AppRecord) -> None:
-        message.state = APP_STATE_ERROR
-        message.error.CopyFrom(Failure(text="it is being deleted: delete it again to finish", time=int(time.time())))
+class _Deleted:
+    """What is particular to the delete of an app."""
 
-    edit(draft, AppRecord, app_id, "the app", change)
+    def __init__(self, catalogs: Catalogs, stores: Stores) -> None:
+        self._view = catalogs.view
+        self._stores = stores
+
+    def mark(self, message: AppRecord) -> None:
+        require_unlocked(f"app {message.name!r}", message.lock, Operation.MANAGE)
+        message.state = APP_STATE_ERROR
+        message.error.CopyFrom(Failure(text=BEING_DELETED, time=int(time.time())))
+
+    def blame(self, message: AppRecord, error: FedmarketError) -> None:
+        if message.error.text == BEING_DELETED:
+            message.error.text = f"it could not be deleted: {error.message}"
+
+    async def remove(self, message: AppRecord) -> None:
+        await remove(self._stores.market(self._view.resolve(MarketRecord, message.market_id)), message.object)

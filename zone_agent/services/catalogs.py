@@ -77,6 +77,7 @@ def edit(draft: Draft, message: type[M], record_id: int, what: str, change: Call
     draft.put(record_id, record)
 
 
-def taken(what: str, name: str, record_id: int, zone: str) -> AlreadyExists:
-    """Return the refusal of a name that is in use."""
-    return AlreadyExists(f"the name {name!r} is taken by {what} {record_id} of zone {zone}: choose another name")
+def taken(what: str, name: str, record_id: int, zone: str = "") -> AlreadyExists:
+    """Return the refusal of a name that is in use, by a thing of the same catalog where no zone is given."""
+    of_zone = f" of zone {zone}" if zone else ""
+    return AlreadyExists(f"the name {name!r} is taken by {what} {record_id}{of_zone}: choose another name")

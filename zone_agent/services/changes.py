@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -29,6 +28,7 @@ from zone_agent.services.images import ImageService
 from zone_agent.services.markets import MarketService, delete_market
 from zone_agent.services.once import Once
 from zone_agent.services.principal import Principal
+from zone_agent.services.space import note_usage
 
 CHANGED_KINDS = ("market", "app", "image")
 
@@ -146,17 +146,22 @@ class ChangeService:
         verb = change.verb.WhichOneof("verb")
         match change.kind, verb:
             case "app", "delete":
-                await self._apps.delete(found.id)
+                await self._apps.delete(principal, found.id, ticket)
             case "image", "delete":
-                await self._images.delete(found.id)
+                await self._images.delete(principal, found.id, ticket)
             case _:
+                verbs.check_names(self._view, change)
                 now = int(time.time())
+                measured = (change.kind, verb) == ("market", "monitor")
+                usage = await self._markets.measure(self._markets.show(change.id)) if measured else None
 
                 def commit(draft: Draft) -> None:
                     if ticket is not None:
                         ticket.made(draft, change.id)
                     if verb == "delete":
                         delete_market(draft, change.id)
+                    elif usage is not None:
+                        note_usage(draft, change.id, usage)
                     else:
                         verbs.apply(draft, change, principal, now)
 
@@ -175,16 +180,6 @@ def _message(kind: str) -> type[Message]:
     if kind not in CHANGED_KINDS:
         raise BadInput(f"nothing of kind {kind[:20]!r} can be changed: say {', '.join(CHANGED_KINDS)}")
     return KINDS[kind]
-
-
-def _beside(ticket: Ticket | None, record_id: int) -> dict[str, Callable[[Draft], None]]:
-    """Return what notes a request in the first and in the last commit of a delete."""
-    if ticket is None:
-        return {}
-    return {
-        "beside_mark": lambda draft: ticket.begun(draft, record_id),
-        "beside_drop": lambda draft: ticket.ended(draft, record_id),
-    }
 
 
 def _answer(error: FedmarketError) -> ForwardResponse:

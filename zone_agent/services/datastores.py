@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from drivers.capabilities import Sized, Usage
 from federation.draft import Draft
+from federation.records import Record
 from federation.view import Found
-from fedmarket.errors import FedmarketError
+from fedmarket.errors import FedmarketError, Refused
 from fedmarket.pb.fedmarket.v1.record_pb2 import (
     DATASTORE_STATE_DISABLED,
     DATASTORE_STATE_READY,
@@ -66,7 +67,7 @@ class DatastoreService:
             if record is None or record.message.name in names or record.message.state == DATASTORE_STATE_DISABLED:
                 continue
             record.message.state = DATASTORE_STATE_DISABLED
-            draft.put(found.id, record)
+            _put(draft, found.id, record)
         for settings in wanted:
             template = template_of({"BASE_PATH": str(settings.path)})
             known = draft.named(DatastoreRecord, settings.name)
@@ -86,6 +87,15 @@ class DatastoreService:
             datastore_id, record = known[0]
             before = record.message.SerializeToString()
             record.message.state, record.message.driver = DATASTORE_STATE_READY, settings.driver
-            record.message.template.CopyFrom(template)
+            del record.message.template.attributes[:]
+            record.message.template.attributes.extend(template.attributes)
             if record.message.SerializeToString() != before:
-                draft.put(datastore_id, record)
+                _put(draft, datastore_id, record)
+
+
+def _put(draft: Draft, datastore_id: int, record: Record[DatastoreRecord]) -> None:
+    """Write a record; one that only a newer version may change keeps the rest not from being brought in step."""
+    try:
+        draft.put(datastore_id, record)
+    except Refused as error:
+        log.error("datastore %s is left as it is: %s", record.message.name, error.message)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
@@ -75,6 +75,7 @@ class FederationService:
         keyspace: Keyspace,
         duties: Duties,
         settings: FederationSettings,
+        upkeep_alarms: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._catalogs = catalogs
         self._view = catalogs.view
@@ -86,6 +87,7 @@ class FederationService:
         self._keyspace = keyspace
         self._duties = duties
         self._settings = settings
+        self._upkeep_alarms = upkeep_alarms
 
     async def run(self) -> None:
         """Scrub again and again, as the one agent of the zone whose duty that is, and not in step with other zones."""
@@ -108,7 +110,7 @@ class FederationService:
     # -- scrubbing
 
     def alarms(self) -> Sequence[str]:
-        """Return what a person must see to: why changes are refused, what is not believed, links in a sticky fault."""
+        """Return what a person must see to: why changes are refused, what is not believed, links, what upkeep found."""
         catalogs = (self._view.own, self._view.private, *self._replicas.values())
         faults = [reason for catalog in catalogs if (reason := catalog.fault or catalog.barred)]
         links = [
@@ -117,7 +119,7 @@ class FederationService:
             for zone, link in sorted(self._links.items())
             if link.status.state in STICKY
         ]
-        return [*faults, *links]
+        return [*faults, *links, *self._upkeep_alarms()]
 
     def summary(self) -> ScrubSummary:
         """Return what scrubs have found so far."""

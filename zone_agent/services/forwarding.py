@@ -64,7 +64,7 @@ class Forwarder:
             await self._peers.reach(zone)
         except Unavailable as error:
             raise Unavailable(
-                f"zone {self._called(zone)}, whose record this is, cannot be reached, and nothing was changed: "
+                f"zone {self._called(zone)}, whose record this is, cannot be reached, and nothing was sent: "
                 f"{error.message}"
             ) from error
         outcome = await self._outcome(zone, request.request_id, lambda: self._peers.forward(zone, request))

@@ -91,7 +91,7 @@ class Once:
     async def _refuse(self, request: RequestId, ticket: Ticket, reason: FedmarketError) -> int:
         """Raise why a request was not made, once that is noted; return what was made if it was made all the same."""
         try:
-            stands = await self._requests.refuse(request, refusal_of(reason), ticket.digest, ticket)
+            stands = await self._requests.refuse(request, refusal_of(reason), ticket.digest)
         except Unavailable as error:
             raise OutcomeUnknown(
                 f"{reason.message}; but whether an earlier try of this request is still under way is not known, as "

@@ -74,11 +74,18 @@ class ZoneService:
         """Return each peer and what is known of the link to it."""
         return [(self._see(zone), self._links[zone]) for zone in sorted(self._links)]
 
+    def readdress(self, zone: int, address: str) -> None:
+        """Show a peer at another address, at which it is dialled from now on."""
+        self._peers = {**self._peers, zone: Pinned(address, self._peers[zone].key)}
+
     async def publish(self, record: ZoneRecord) -> None:
-        """Tell the federation what this zone is called and where it is reached, if that has changed."""
+        """Tell the federation what this zone is called and where it is reached, if that has changed.
+
+        What else the zone's record says, by a person or by a newer version of the agent, stays.
+        """
         zone = self._view.zone
         stored = self._view.get(ZoneRecord, zone)
-        if stored is not None and stored.message == record:
+        if stored is not None and _merged(stored.message, record) == stored.message:
             return
 
         def change(draft: Draft) -> None:
@@ -86,7 +93,7 @@ class ZoneService:
             if known is None:
                 draft.add(zone, record)
             else:
-                known.message.CopyFrom(record)
+                known.message.MergeFrom(record)
                 draft.put(zone, known)
 
         await self._catalogs.change(change, private=False)
@@ -125,6 +132,13 @@ class ZoneService:
             return SeenZone(zone, True, record, self._key, "", _head(self._view.own))
         peer = self._peers[zone]
         return SeenZone(zone, False, record, peer.key, peer.address, _head(self._view.replicas[zone]))
+
+
+def _merged(stored: ZoneRecord, said: ZoneRecord) -> ZoneRecord:
+    merged = ZoneRecord()
+    merged.CopyFrom(stored)
+    merged.MergeFrom(said)
+    return merged
 
 
 def _head(catalog: Catalog) -> SealedHead | None:

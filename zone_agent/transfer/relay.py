@@ -9,11 +9,14 @@ import aiohttp
 
 from fedmarket.errors import BadInput, Unavailable
 from fedmarket.units import MIB
+from zone_agent.telemetry.instruments import BYTES
 from zone_agent.transfer.ranges import read_range
 from zone_agent.transfer.settings import TransferSettings
 from zone_agent.transfer.source import Changed, Fault, NoSourceLeft, Source, failure
 
 log = logging.getLogger(__name__)
+
+_SENT = BYTES.labels("out", "download")
 
 
 async def relay(
@@ -73,6 +76,7 @@ async def stream(
     try:
         async with aclosing(relay(session, known, offset, size, settings)) as chunks:
             async for chunk in chunks:
+                _SENT.inc(len(chunk))
                 for begin in range(0, len(chunk), chunk_bytes):
                     yield chunk[begin : begin + chunk_bytes]
     except NoSourceLeft:

@@ -17,9 +17,11 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
 from fedmarket.errors import NotFound, Unavailable
+from zone_agent.telemetry.instruments import BYTES
 
 log = logging.getLogger(__name__)
 
+_SERVED = BYTES.labels("out", "blob")
 _ONE_RANGE = re.compile(r"bytes=([0-9]+-[0-9]*|-0*[1-9][0-9]*)", re.ASCII | re.IGNORECASE)
 
 
@@ -56,10 +58,13 @@ class BlobResponse(web.FileResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers, and the bytes."""
         try:
-            return await super().prepare(request.clone(headers=self._honoured(request)))
+            writer = await super().prepare(request.clone(headers=self._honoured(request)))
         except TimeoutError:  # the kernel's: TCP_USER_TIMEOUT
             log.info("reader %s took no byte for too long and is cut off", request.remote)
             raise ConnectionAbortedError from None  # which aiohttp takes for what it is: the client's end
+        if request.method == hdrs.METH_GET:
+            _SERVED.inc(self.content_length or 0)
+        return writer
 
     def _honoured(self, request: web.BaseRequest) -> CIMultiDict[str]:
         headers = CIMultiDict(request.headers)

@@ -173,7 +173,7 @@ async def test_an_app_that_is_deleted_while_it_is_being_begun_does_not_hold_its_
 
     def delete_at_hold(txn: Txn, moment: Moment) -> None:
         if touches(txn, "image/0") and moment == "after" and not deletions:
-            deletions.append(asyncio.create_task(zone.apps.delete("a")))
+            deletions.append(asyncio.create_task(zone.apps.delete(zone.admin, "a")))
 
     zone.store.fault = delete_at_hold
     try:
@@ -181,7 +181,7 @@ async def test_an_app_that_is_deleted_while_it_is_being_begun_does_not_hold_its_
     except FedmarketError:
         pass
     else:
-        async for _ in zone.jobs.watch(job.id):
+        async for _ in zone.job_service.watch(job.id):
             pass
     await asyncio.wait(deletions)
 

@@ -11,6 +11,7 @@ from federation.requests import RequestId, Requests, Ticket
 from federation.store import StoreUnavailable, Txn
 from fedmarket.errors import BadInput, NotFound, OutcomeUnknown, Refused, Unavailable
 from fedmarket.pb.fedmarket.v1.change_pb2 import Change, Rename, Verb
+from fedmarket.pb.fedmarket.v1.peer_pb2 import Refusal
 from fedmarket.pb.fedmarket.v1.record_pb2 import MarketRecord
 from tests.support.federation import Zone, names
 from zone_agent.services.once import Once
@@ -136,13 +137,15 @@ async def test_what_has_begun_is_neither_made_nor_refused_until_it_ends() -> Non
                 await agent.settle(REQUEST)
 
 
-async def test_a_last_step_that_fails_refuses_what_has_begun() -> None:
+async def test_a_last_step_that_fails_refuses_what_has_begun_if_its_commit_says_so() -> None:
     async with Zone(0) as zone:
         agent = once(zone)
+        noted = Refusal(code="refused", text="its bytes cannot be removed")
 
         async def fail(ticket: Ticket) -> int:
             await zone.writer.commit(lambda draft: ticket.begun(draft, 100))
-            raise Refused("its bytes cannot be removed")
+            await zone.writer.commit(lambda draft: ticket.refused(draft, noted))
+            raise Refused(noted.text)
 
         for _ in range(2):
             with pytest.raises(Refused, match="its bytes cannot be removed"):

@@ -58,7 +58,7 @@ async def test_an_app_of_another_zone_is_not_deleted_here(here: AgentZone, ref: 
     before = here.store.revision
 
     with pytest.raises(NotHome, match=r"'old'.*berlin"):
-        await here.apps.delete(ref)
+        await here.apps.delete(here.admin, ref)
 
     assert (here.store.revision, here.stores.asked) == (before, [])
     assert here.view.get(AppRecord, AT_HOME * 1_000_000 + 100) is not None
