@@ -11,6 +11,7 @@ from zone_agent.config.schema import (
     PeerSettings,
     PeerZone,
     Timeouts,
+    UpkeepSettings,
     ZoneSettings,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "PeerSettings",
     "PeerZone",
     "Timeouts",
+    "UpkeepSettings",
     "ZoneSettings",
     "load",
 ]

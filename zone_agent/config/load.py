@@ -3,79 +3,135 @@
 import dataclasses
 import difflib
 import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from fedmarket.errors import BadInput, ConfigError
 from zone_agent.address import Address
-from zone_agent.config.check import check
+from zone_agent.config.check import Parts, check
+from zone_agent.config.environment import Override, overrides
 from zone_agent.config.schema import ARRAYS, TABLES, Config, DatastoreSettings, PeerZone, Setting
-from zone_agent.config.source import Place, Source
+from zone_agent.config.source import Place, Problem, Source
 
 T = TypeVar("T")
 
 
-def load(file: Path) -> Config:
-    """Read and check a zone.toml. Blocking.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+    """What a zone.toml and the environment say."""
 
-    Raises ConfigError that names the file, the table, the key and, where it was found, the line.
+    source: Source
+    given: frozenset[Place]
+    """The settings that stand in the file or the environment; all others have their defaults."""
+    parts: Parts
+    """The tables that were understood."""
+    problems: tuple[Problem, ...]
+    """Everything that does not hold."""
+    config: Config | None
+    """None if there are problems."""
+
+
+def load(file: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a zone.toml, and what the environment overrides in it. Blocking.
+
+    Raises ConfigError that names the file, the table, the key and, where it was found, the line; or the variable.
+    """
+    reading = read(file, environ)
+    if reading.config is None:
+        raise ConfigError(reading.problems[0].message)
+    return reading.config
+
+
+def read(file: Path, environ: Mapping[str, str] = os.environ) -> Reading:
+    """Read a zone.toml as `load` does, and say all that does not hold. Blocking.
+
+    Raises ConfigError if the file cannot be read or is no TOML.
     """
     file = file.absolute()
-    return _Reader(Source.read(file), file).config()
+    overriding, problems = overrides(environ, file)
+    source = Source.read(file, {place: override.variable for place, override in overriding.items()})
+    reader = _Reader(source, overriding)
+    parts = reader.parts()
+    problems += [*reader.problems, *check(parts, source)]
+    config = None if problems else _config(file, parts)
+    return Reading(source, frozenset(reader.given), parts, tuple(problems), config)
+
+
+def _config(file: Path, parts: Parts) -> Config:
+    config = Config(
+        file=file, datastores=tuple(parts.datastores.values()), peers=tuple(parts.peers.values()), **parts.tables
+    )
+    if config.datastores:
+        return config
+    default = DatastoreSettings(name="default", path=config.layout.datastores / "default")
+    return dataclasses.replace(config, datastores=(default,))
 
 
 class _Reader:
-    def __init__(self, source: Source, file: Path) -> None:
-        self._source = source
-        self._file = file
+    """Reads what it can, and notes what does not hold."""
 
-    def config(self) -> Config:
+    def __init__(self, source: Source, overriding: Mapping[Place, Override]) -> None:
+        self._source = source
+        self._overriding = overriding
+        self.problems: list[Problem] = []
+        self.given: set[Place] = set()
+
+    def parts(self) -> Parts:
+        """Return the tables in which everything holds by itself. Raises ConfigError if the file is no TOML."""
         tables = self._source.parse()
         known = [*TABLES, *ARRAYS]
         for name, content in tables.items():
             if name not in known:
-                place = Place(name) if isinstance(content, dict | list) else Place(key=name)
-                raise self._unknown(place, name, known)
-        settings: dict[str, Any] = {
+                self._unknown(Place(name) if isinstance(content, dict | list) else Place(key=name), name, known)
+        single: dict[str, object] = {
             name: self._table(cls, tables.get(name, {}), Place(name)) for name, cls in TABLES.items()
         }
-        config = Config(
-            file=self._file,
-            datastores=self._array(DatastoreSettings, tables, "datastore"),
-            peers=self._array(PeerZone, tables, "peers"),
-            **settings,
+        return Parts(
+            {name: table for name, table in single.items() if table is not None},
+            self._array(DatastoreSettings, tables.get("datastore", []), "datastore"),
+            self._array(PeerZone, tables.get("peers", []), "peers"),
         )
-        check(config, self._source)
-        if not config.datastores:
-            default = DatastoreSettings(name="default", path=config.layout.datastores / "default")
-            config = dataclasses.replace(config, datastores=(default,))
-        return config
 
-    def _array(self, cls: type[T], tables: dict[str, Any], name: str) -> tuple[T, ...]:
-        content = tables.get(name, [])
+    def _array(self, cls: type[T], content: object, name: str) -> dict[int, T]:
         if not isinstance(content, list):
-            raise self._source.error(Place(name), f"is one table of several: write [[{name}]]")
-        return tuple(self._table(cls, table, Place(name, index=i)) for i, table in enumerate(content))
+            self._problem(Place(name), f"is one table of several: write [[{name}]]")
+            return {}
+        read = {i: self._table(cls, table, Place(name, index=i)) for i, table in enumerate(content)}
+        return {index: table for index, table in read.items() if table is not None}
 
-    def _table(self, cls: type[T], content: object, place: Place) -> T:
+    def _table(self, cls: type[T], content: object, place: Place) -> T | None:
+        """Return a table; None if something in it does not hold."""
         if not isinstance(content, dict):
-            raise self._source.error(place, f"is a table, not {_kind(content)}: write [{place.table}]")
+            self._problem(place, f"is a table, not {_kind(content)}: write [{place.table}]")
+            return None
+        before = len(self.problems)
         types = get_type_hints(cls)
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # each is a dataclass
+        content = content | self._overridden(place, fields)
         for key in content:
             if key not in fields:
-                raise self._unknown(dataclasses.replace(place, key=key), key, list(fields))
+                self._unknown(dataclasses.replace(place, key=key), key, list(fields))
         values: dict[str, Any] = {}
         for key, field in fields.items():
             here = dataclasses.replace(place, key=key)
+            setting: Setting = field.metadata["setting"]
             if key in content:
-                with self._source.blame(here):
-                    values[key] = self._convert(content[key], types[key], field.metadata["setting"])
+                self.given.add(here)
+                try:
+                    values[key] = self._convert(content[key], types[key], setting)
+                except BadInput as problem:
+                    self._problem(here, f"does not hold: {problem.message}")
             elif field.default is dataclasses.MISSING:
-                raise self._source.error(here, f"is missing: add it ({field.metadata['setting'].doc})")
+                self._problem(here, f"is missing: add it ({setting.doc})")
             elif isinstance(field.default, Path):
                 values[key] = self._path(str(field.default))
-        return cls(**values)
+        return cls(**values) if len(self.problems) == before else None
+
+    def _overridden(self, place: Place, keys: Iterable[str]) -> dict[str, object]:
+        places = {key: dataclasses.replace(place, key=key) for key in keys}
+        return {key: self._overriding[at].value for key, at in places.items() if at in self._overriding}
 
     def _convert(self, value: Any, wanted: Any, setting: Setting) -> Any:
         """Return `value` as the type of its field. Raises BadInput."""
@@ -96,13 +152,16 @@ class _Reader:
 
     def _path(self, text: str) -> Path:
         if not text or "\0" in text:
-            raise BadInput("it must be a path; a relative one is taken from the directory of this file")
-        return self._file.parent / text
+            raise BadInput("it must be a path; a relative one is taken from the directory of zone.toml")
+        return self._source.file.parent / text
 
-    def _unknown(self, place: Place, name: str, known: list[str]) -> ConfigError:
+    def _unknown(self, place: Place, name: str, known: list[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         advice = f"did you mean `{near[0]}`?" if near else f"remove it, or use one of {', '.join(known)}"
-        return self._source.error(place, f"is not a setting of fedmarket: {advice}")
+        self._problem(place, f"is not a setting of fedmarket: {advice}")
+
+    def _problem(self, place: Place, text: str) -> None:
+        self.problems.append(self._source.problem(place, text))
 
 
 def _typed(value: Any, wanted: type[T], words: str) -> T:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from zone_agent.address import Address
+from zone_agent.config.environment import variable_of
 from zone_agent.config.schema import ARRAYS, TABLES, Setting
+from zone_agent.config.source import Place
 
 WIDTH = 100
 
@@ -19,7 +21,8 @@ def zone_toml(tables: Mapping[str, Values], datastores: Iterable[Values]) -> str
     """Return a commented zone.toml: what is given stands in it, every other setting as a comment with its default."""
     parts = [
         "# A zone of fedmarket. What is commented out shows its default.\n"
-        "# Relative paths are taken from the directory of this file. Changes hold from the next start of the agent."
+        "# Relative paths are taken from the directory of this file. A running agent takes up\n"
+        "# what it can of a change on `fedmarket agent reload`; the rest holds from its next start."
     ]
     parts += [_table(cls, f"[{name}]", tables.get(name, {})) for name, cls in TABLES.items()]
     parts += [_table(ARRAYS["datastore"], "[[datastore]]", values) for values in datastores]
@@ -29,7 +32,7 @@ def zone_toml(tables: Mapping[str, Values], datastores: Iterable[Values]) -> str
 
 def peers_toml(zone_id: int, address: Address, key: str) -> str:
     """Return the table that makes another zone follow this one."""
-    return f"[[peers]]\nid = {zone_id}\naddress = {_toml(address)}\nkey = {_toml(key)}\n"
+    return f"[[peers]]\nid = {zone_id}\naddress = {toml(address)}\nkey = {toml(key)}\n"
 
 
 def configuration_page() -> str:
@@ -39,10 +42,14 @@ def configuration_page() -> str:
         "<!-- Generated from zone_agent/config/schema.py by `python -m zone_agent.cli.docs`: change it there. -->\n\n"
         "The settings of one zone's agent. `fedmarket agent init` writes a commented one. Unknown tables and keys are "
         "errors, so that a typing error cannot pass for a setting. Relative paths are taken from the directory of "
-        "the file."
+        "the file.\n\n"
+        "A variable of the environment overrides the key that stands beside it, with the same checks; items of a list "
+        "are separated by commas. Arrays of tables are read from the file only. `fedmarket config show` says where "
+        "each setting comes from, `fedmarket config check` all that is wrong; [operations.md](operations.md) says what "
+        "a running agent takes up when it is told to reload."
     ]
     for names, header in ((TABLES, "[{}]"), (ARRAYS, "[[{}]]")):
-        parts += [_section(cls, header.format(name)) for name, cls in names.items()]
+        parts += [_section(cls, name, header.format(name)) for name, cls in names.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,20 +58,24 @@ def _table(cls: type, header: str, values: Values) -> str:
     for field in dataclasses.fields(cls):
         lines += ["", *_comment(_setting(field).doc)]
         if field.name in values:
-            lines.append(f"{field.name} = {_toml(values[field.name])}")
+            lines.append(f"{field.name} = {toml(values[field.name])}")
         else:
             lines.append(f"# {field.name} = {_default(field)}")
     return "\n".join(lines)
 
 
-def _section(cls: type, header: str) -> str:
+def _section(cls: type, table: str, header: str) -> str:
     types = get_type_hints(cls)
-    lines = [f"## `{header}`", "", cls.__doc__ or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    columns = ["key", "type", "default", "meaning", *(["variable"] if table in TABLES else [])]
+    lines = [f"## `{header}`", "", cls.__doc__ or "", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for field in dataclasses.fields(cls):
         setting = _setting(field)
         required = field.default is dataclasses.MISSING
         default = "required" if required else setting.shown_default or f"`{_default(field)}`"
-        lines.append(f"| `{field.name}` | {_type(types[field.name], setting)} | {default} | {setting.doc} |")
+        cells = [f"`{field.name}`", _type(types[field.name], setting), default, setting.doc]
+        if table in TABLES:
+            cells.append(f"`{variable_of(Place(table, field.name))}`")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -73,10 +84,10 @@ def _setting(field: "dataclasses.Field[Any]") -> Setting:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
-    return "..." if field.default is dataclasses.MISSING else _toml(field.default)
+    return "..." if field.default is dataclasses.MISSING else toml(field.default)
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
     """Return a TOML value. JSON's form of texts, numbers, truth and lists is TOML's too."""
     if value is None:
         return '""'

@@ -104,6 +104,24 @@ class EtcdSettings:
         default=0,
         metadata=setting("Port on 127.0.0.1 at which an embedded etcd serves; 0: any free one.", low=0, high=MAX_PORT),
     )
+    quota_mb: int = field(
+        default=2048,
+        metadata=setting(
+            "Size in MiB that the database of an embedded etcd may have; when it is full, only reading goes on. It "
+            "holds the history of `compaction_seconds`, too.",
+            low=16,
+            high=8192,
+        ),
+    )
+    compaction_seconds: int = field(
+        default=3600,
+        metadata=setting(
+            "An embedded etcd forgets what was overwritten so long ago. A reader that was cut off from it for longer "
+            "lists everything anew.",
+            low=60,
+            high=7 * 86400,
+        ),
+    )
     prefix: str = field(
         default="/fedmarket/1/",
         metadata=setting("What all keys begin with. Zones that share one etcd use the same prefix."),
@@ -114,6 +132,12 @@ class EtcdSettings:
         """What is said of how to reach an etcd that runs elsewhere, beside its endpoints: by key, if set."""
         keys = ("tls_ca", "tls_cert", "tls_key", "tls_server_name", "user", "password_file")
         return {key: value for key in keys if (value := getattr(self, key))}
+
+    @property
+    def embedded_only(self) -> list[str]:
+        """The settings of an embedded etcd's database that are not as they are by default, by key."""
+        usual = EtcdSettings()
+        return [key for key in ("quota_mb", "compaction_seconds") if getattr(self, key) != getattr(usual, key)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +174,14 @@ class HttpSettings(Listener):
         default="",
         metadata=setting(
             "URL at which clients and other zones reach this listener, where it differs from the address it "
-            "listens at (a proxy in front, another name).",
+            "listens at (a proxy in front, another name). Of https, all zones' systems must trust the certificate.",
             shown_default="from listen",
         ),
+    )
+
+    metrics: bool = field(
+        default=True,
+        metadata=setting("Answer /metrics, to whoever reaches the listener: numbers about this agent, no secrets."),
     )
 
     def public_url(self, port: int) -> str:
@@ -238,6 +267,59 @@ class PeerZone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpkeepSettings:
+    """What is kept for how long. One agent of the zone sees to it, every `upkeep_seconds` of [timeouts]."""
+
+    lost_days: int = field(
+        default=30,
+        metadata=setting(
+            "Records that vanished from the copy of a peer can be looked at for so many days (`fedmarket federation "
+            "lost`).",
+            low=1,
+            high=3650,
+        ),
+    )
+    requests_days: int = field(
+        default=7,
+        metadata=setting(
+            "What became of a change that another zone asked for is remembered for so many days: so long it can be "
+            "asked for again without being made twice.",
+            low=1,
+            high=3650,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What the agent says on stderr. Traces and metrics are told by OTEL_* variables: docs/telemetry.md."""
+
+    level: str = field(
+        default="info", metadata=setting("How much to say.", choices=("debug", "info", "warning", "error"))
+    )
+    format: str = field(
+        default="text",
+        metadata=setting(
+            "json: one object per line, with trace ids, for what collects logs.", choices=("text", "json")
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """Jobs: creates, exports, downloads to the agent and other long operations."""
+
+    downloads: Path = field(
+        default=Path("downloads"),
+        metadata=setting("Directory of what `fedmarket app download --to-agent` writes; made if it is not there."),
+    )
+    keep_days: float = field(
+        default=30.0, metadata=setting("Ended jobs are listed for so many days.", low=0, high=3650)
+    )
+    keep: int = field(default=1000, metadata=setting("No more ended jobs are listed than that.", low=0, high=100_000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """How long to wait for what, in seconds. The defaults suit zones up to a second of round trip apart."""
 
@@ -285,6 +367,13 @@ class Timeouts:
         default=10.0,
         metadata=seconds("What runs when the agent is told to stop has so long to end; then it is cut off."),
     )
+    forward_seconds: float = field(
+        default=15.0,
+        metadata=seconds(
+            "A change of another zone's record is asked for anew, under one request id, until its home has answered, "
+            "for so long; then what became of it is told to be unknown."
+        ),
+    )
     visible_seconds: float = field(
         default=10.0,
         metadata=seconds(
@@ -294,6 +383,16 @@ class Timeouts:
     scrub_seconds: float = field(
         default=3600.0,
         metadata=seconds("Between two looks, on average, whether all that is stored still is what its heads say."),
+    )
+    monitor_seconds: float = field(
+        default=600.0, metadata=seconds("Between two measurements, on average, of the space of each market.")
+    )
+    measure_seconds: float = field(
+        default=10.0, metadata=seconds("Measuring one market's space, whose file system may hang.")
+    )
+    upkeep_seconds: float = field(
+        default=3600.0,
+        metadata=seconds("Between two looks, on average, at what is to be cleared, compacted or renewed."),
     )
     convert_seconds: float = field(default=3600.0, metadata=seconds("Converting one image with qemu-img."))
     backoff_first_seconds: float = field(
@@ -316,6 +415,9 @@ class Config:
     auth: AuthSettings
     datastores: tuple[DatastoreSettings, ...]
     peers: tuple[PeerZone, ...] = ()
+    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    jobs: JobSettings
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -337,6 +439,9 @@ TABLES: dict[str, type] = {
     "grpc": GrpcSettings,
     "peer": PeerSettings,
     "auth": AuthSettings,
+    "upkeep": UpkeepSettings,
+    "log": LogSettings,
+    "jobs": JobSettings,
     "timeouts": Timeouts,
 }
 """The tables of zone.toml, in the order in which they are shown. Each is also the name of its field in Config."""

@@ -1,14 +1,13 @@
-"""The text of a zone.toml, and where in it a setting stands: tomllib keeps no line numbers."""
+"""Where settings come from: the text of a zone.toml, with the lines that tomllib does not keep, and the environment."""
 
 import re
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmarket.errors import BadInput, ConfigError
+from fedmarket.errors import ConfigError
 
 _HEADER = re.compile(r"\s*\[\[?\s*\"?([A-Za-z0-9_-]+)\"?\s*\]\]?")
 _KEY = re.compile(r"\s*\"?([A-Za-z0-9_-]+)\"?\s*=")
@@ -30,17 +29,46 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting stands: in the file, perhaps at a known line, or in a variable of the environment."""
+
+    file: Path
+    line: int | None = None
+    variable: str = ""
+
+    def __str__(self) -> str:
+        if self.variable:
+            return f"{self.variable} in the environment"
+        return f"{self.file}, line {self.line}" if self.line else str(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not hold, and where it stands."""
+
+    origin: Origin
+    text: str
+    """What does not hold, and what to do: `[http] url is not a usable URL: give ...`."""
+
+    @property
+    def message(self) -> str:
+        """The one sentence."""
+        return f"{self.origin}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A file that was read."""
+    """A file that was read, and the variables that override what stands in it."""
 
     file: Path
     text: str
+    variables: Mapping[Place, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, file: Path) -> "Source":
+    def read(cls, file: Path, variables: Mapping[Place, str]) -> "Source":
         """Read a zone.toml. Blocking. Raises ConfigError."""
         try:
-            return cls(file, file.read_text(encoding="utf-8"))
+            return cls(file, file.read_text(encoding="utf-8"), variables)
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{file} is not there: make a zone with `fedmarket agent init`, or give its path"
@@ -57,19 +85,15 @@ class Source:
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{self.file} is not TOML: {error}; correct it there") from error
 
-    def error(self, place: Place, problem: str) -> ConfigError:
-        """Return a ConfigError that names file, line (where found), table and key."""
-        line = self._line(place)
-        where = f"{self.file}, line {line}" if line else str(self.file)
-        return ConfigError(f"{where}: {place} {problem}")
+    def problem(self, place: Place, text: str) -> Problem:
+        """Return the problem of a setting; the text goes on after its name."""
+        return Problem(self.origin(place), f"{place} {text}")
 
-    @contextmanager
-    def blame(self, place: Place) -> Iterator[None]:
-        """Turn a BadInput that is raised inside into an error of the setting at `place`."""
-        try:
-            yield
-        except BadInput as problem:
-            raise self.error(place, f"does not hold: {problem.message}") from problem
+    def origin(self, place: Place) -> Origin:
+        """Return where a setting stands; of one that stands nowhere, its table."""
+        if place in self.variables:
+            return Origin(self.file, variable=self.variables[place])
+        return Origin(self.file, self._line(place))
 
     def _line(self, place: Place) -> int | None:
         """Return the line of a key, or else of its table's header; None where neither is found."""
