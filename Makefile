@@ -74,9 +74,9 @@ SEEDS ?= 20
 simulate: $(DEV) $(PACKAGE) ## plays SEEDS=20 new seeds of faults over the replication, 50 runs of 50 steps each
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
-bench: $(DEV) $(PACKAGE) ## the figures of docs/benchmarks.md, on this machine; takes about a quarter of an hour
+bench: $(DEV) $(PACKAGE) ## the figures of docs/benchmarks.md, on this machine; takes about half an hour
 	@deploy/need etcd
-	@for each in digests transfer replication scale fanout; do \
+	@for each in digests transfer replication scale fanout zone telemetry; do \
 	    echo "== $$each"; $(WITH_TOOLS) $(BIN)/python -m tests.bench.$$each || exit 1; \
 	done
 

@@ -60,7 +60,7 @@ class Draft:
         ids: IdRange,
         noted: Set[str] = frozenset(),
     ) -> None:
-        """`noted` are keys of notes that are known to be there."""
+        """Begin with nothing changed. `noted` are keys of notes that are known to be there."""
         self._tree = tree
         self._index = index
         self._ids = ids

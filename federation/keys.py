@@ -104,6 +104,10 @@ class Keyspace:
         """The key that tells when the store had reached which revision."""
         return f"{self.mine}upkeep/marks"
 
+    def job(self, job_id: str) -> str:
+        """Return the key of the record of a job of this zone."""
+        return f"{self.mine}job/{job_id}"
+
     @property
     def owner(self) -> str:
         """The key that marks an etcd as one zone's own child process."""

@@ -21,7 +21,9 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
 )
 
 SCHEMA = 1
-"""The schema version that this code reads and writes."""
+"""The schema version that this code knows."""
+OLDEST = 1
+"""The lowest schema version that may change what this code writes. docs/formats.md, "Upgrading", says when it rises."""
 
 KINDS: dict[str, type[Message]] = {
     ZONE_KIND: ZoneRecord,
@@ -40,7 +42,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Record(Generic[M]):
-    """A record as it can be edited: change `message` in place, then put it."""
+    """A record as it can be edited: change `message` in place, then put it. What a newer version added stays."""
 
     envelope: Envelope
     message: M
@@ -58,16 +60,21 @@ def kind_of(message: type[Message]) -> str:
 
 def new_record(message: M) -> Record[M]:
     """Wrap a new thing, with a uid of its own."""
-    return Record(Envelope(uid=secrets.token_bytes(16), min_reader=SCHEMA), message)
+    return Record(Envelope(uid=secrets.token_bytes(16), min_reader=OLDEST), message)
+
+
+def check_changeable(record: Record[M]) -> None:
+    """Raise Refused if only a newer version may change or delete a record."""
+    if record.envelope.min_reader > SCHEMA:
+        raise Refused(
+            f"this {kind_of(type(record.message))} may be changed only by a version that knows schema "
+            f"{record.envelope.min_reader}, and this one knows {SCHEMA}: upgrade the agent"
+        )
 
 
 def encode(record: Record[M]) -> bytes:
     """Return a record's bytes. Raises Refused if only a newer version may change it."""
-    if record.envelope.min_reader > SCHEMA:
-        raise Refused(
-            f"this record may be changed only by a version that knows schema {record.envelope.min_reader}, "
-            f"and this one knows {SCHEMA}: upgrade the agent"
-        )
+    check_changeable(record)
     record.envelope.payload = record.message.SerializeToString()
     return record.envelope.SerializeToString()
 

@@ -254,7 +254,7 @@ def acceptable(origin: Origin, key: str, value: bytes) -> bool:
     """Say whether a record that was found can be one of this catalog: by its id, its size, and that it can be read."""
     kind, record_id = parse_record_key(key)
     federated = origin.catalog == FEDERATION
-    if kind in ZONE_LOCAL_KINDS:
+    if kind in ZONE_LOCAL_KINDS or (kind not in KINDS and not federated):  # a new kind may count plainly too
         belongs = not federated and record_id <= LAST_LOCAL
     elif kind == ZONE_KIND:
         belongs = federated and record_id == origin.zone
@@ -280,7 +280,8 @@ def _beyond(head: Head, keys: Iterable[str]) -> Head:
     for key in keys:
         kind, record_id = parse_record_key(key)
         if kind != ZONE_KIND:
-            n = record_id if kind in ZONE_LOCAL_KINDS else record_id % IDS_PER_ZONE
+            plain = kind in ZONE_LOCAL_KINDS or home_of(record_id) != head.zone
+            n = record_id if plain else record_id % IDS_PER_ZONE
             next_ids[kind] = max(next_ids.get(kind, 0), n + 1)
     return replace(head, next_ids=next_ids)
 

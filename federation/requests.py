@@ -5,14 +5,13 @@ is noted too, before anybody is told so: its change cannot be applied later, as 
 """
 
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from federation.draft import Draft
 from federation.keys import Keyspace
-from federation.store import KeyValue, Store, Txn
+from federation.store import Store, Txn
 from fedmarket.errors import BadInput, FedmarketError, cause_of
 from fedmarket.pb.fedmarket.v1.peer_pb2 import Refusal, RequestRecord
 
@@ -20,7 +19,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
 
 NEVER_MADE = Refusal(
     code="cancelled",
-    text="the request had not been made when it was asked about, and never will be: ask with a new one",
+    text="the change was not made, and never will be: ask for it with a new request id",
 )
 
 
@@ -46,11 +45,12 @@ class RequestId:
 class Ticket:
     """A request that is about to be made: notes what becomes of it in the commits that make it."""
 
+    request: RequestId
     key: str
     digest: bytes
+    """SHA-256 of what is asked for."""
     time: int
-    number: bytes
-    """Random: tells whose work a request that has begun is."""
+    """Unix seconds."""
 
     def made(self, draft: Draft, record_id: int) -> None:
         """Note that the change is made, for the first time. Raises Repeated."""
@@ -64,9 +64,13 @@ class Ticket:
         """Note that the last step is made of what had begun."""
         draft.note(self.key, self._record(record_id), first=False)
 
+    def refused(self, draft: Draft, refusal: Refusal) -> None:
+        """Note that what had begun came to nothing."""
+        record = RequestRecord(change=self.digest, time=self.time, refusal=refusal)
+        draft.note(self.key, record.SerializeToString(), first=False)
+
     def _record(self, record_id: int, *, running: bool = False) -> bytes:
-        record = RequestRecord(change=self.digest, time=self.time, running=running, id=record_id, ticket=self.number)
-        return record.SerializeToString()
+        return RequestRecord(change=self.digest, time=self.time, running=running, id=record_id).SerializeToString()
 
 
 class Requests:
@@ -79,35 +83,24 @@ class Requests:
 
     def ticket(self, request: RequestId, digest: bytes) -> Ticket:
         """Return what notes a request; `digest` is of what it asks for."""
-        return Ticket(self._key(request), digest, int(self._clock()), secrets.token_bytes(16))
+        return Ticket(request, self._key(request), digest, int(self._clock()))
 
     async def find(self, request: RequestId) -> tuple[RequestRecord, int] | None:
         """Return what is noted of a request and the store's revision of it, read linearizably. Raises Unavailable."""
         stored = await self._store.get(self._key(request))
         return None if stored is None else (RequestRecord.FromString(stored.value), stored.mod_revision)
 
-    async def refuse(
-        self, request: RequestId, refusal: Refusal, digest: bytes = b"", ticket: Ticket | None = None
-    ) -> RequestRecord:
-        """Note that a request was not made, and never will be; return what is noted of it, which may be otherwise.
-
-        One that has begun stays so, but for whoever holds its ticket.
-        """
+    async def refuse(self, request: RequestId, refusal: Refusal, digest: bytes = b"") -> RequestRecord:
+        """Note that a request was not made, and never will be; return what is noted of it, which may be otherwise."""
         key = self._key(request)
         record = RequestRecord(change=digest, time=int(self._clock()), refusal=refusal)
-        current: KeyValue | None = None
         while True:
-            guard = 0 if current is None else current.mod_revision
-            txn = Txn({key: guard}, puts={key: record.SerializeToString()}, read_on_failure=key)
+            txn = Txn({key: 0}, puts={key: record.SerializeToString()}, read_on_failure=key)
             result = await self._store.txn(txn)
             if result.succeeded:
                 return record
-            current = result.current
-            if current is None:
-                continue  # it expired between
-            stands = RequestRecord.FromString(current.value)
-            if not (stands.running and ticket is not None and stands.ticket == ticket.number):
-                return stands
+            if result.current is not None:  # else it expired just now
+                return RequestRecord.FromString(result.current.value)
 
     def _key(self, request: RequestId) -> str:
         return self._keyspace.request(request.zone, request.id)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Generic, TypeVar
 
 from federation.catalog import Catalog, Publication
@@ -23,8 +24,12 @@ from federation.keys import HEAD
 from federation.store import Change, KeyValue, Revision, Store, StoreUnavailable
 from fedmarket import telemetry
 from fedmarket.errors import Cancelled, Corrupt, FedmarketError, OutcomeUnknown, Refused, Timeout, Unavailable
+from fedmarket.failpoints import Failpoint, hit
+from fedmarket.retry import Backoff
 
 log = logging.getLogger(__name__)
+
+_RESOLVE = Backoff(first_seconds=0.1, longest_seconds=1.0)
 
 T = TypeVar("T")
 
@@ -39,8 +44,8 @@ class WriterSettings:
     """How long to wait for the watch after another agent was faster."""
     resolve_seconds: float = 15.0
     """How long to find out what became of a commit whose answer was lost."""
-    retry_seconds: float = 0.2
-    """Pause between two attempts to find out."""
+    backoff: Backoff = _RESOLVE
+    """Pace of the attempts to find out."""
     fairness_seconds: float = 1.0
     """For so long after another agent's commit was seen, each of ours waits for the echo of the one before."""
 
@@ -275,11 +280,13 @@ class Writer:
 
     async def _apply(self, seen: CatalogState, commit: Commit, probe: Callable[[], Commit]) -> bool:
         """Write a commit and publish it here. False: another agent was faster, and the catalog caught up with it."""
+        hit(Failpoint.COMMIT_BEFORE)
         try:
             result = await self._store.txn(commit.txn)
         except StoreUnavailable as error:
             return await self._resolve(seen, commit, probe(), error)
         if result.succeeded:
+            hit(Failpoint.COMMIT_AFTER)
             self._publish(result.revision, commit)
             return True
         if result.current is not None and result.current.mod_revision == seen.revision:
@@ -306,7 +313,7 @@ class Writer:
         at_head = self._origin.prefix + HEAD
         try:
             async with asyncio.timeout(self._settings.resolve_seconds):
-                while True:
+                for failures in count(1):
                     try:
                         current = await self._store.get(at_head)
                         if current is not None and current.mod_revision == seen.revision:
@@ -317,7 +324,7 @@ class Writer:
                             current = result.current
                         break
                     except StoreUnavailable:
-                        await asyncio.sleep(self._settings.retry_seconds)
+                        await asyncio.sleep(self._settings.backoff.delay(failures))
         except TimeoutError:
             raise unknown from reason
         if current is None:

@@ -140,5 +140,5 @@ _BY_CODE = {cause.code: cls for cls, cause in reversed(CAUSES.items())}
 
 
 def error_of(code: str, message: str) -> FedmarketError:
-    """Return the error that was told by its code; Internal for a code that this version does not know."""
-    return _BY_CODE.get(code, Internal)(message)
+    """Return the error that was told by its code; Refused for a code that this version does not know."""
+    return _BY_CODE.get(code, Refused)(message)

@@ -6,11 +6,15 @@ nobody asked for is a comparison and two empty calls, and OpenTelemetry is not e
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
+from functools import wraps
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, ParamSpec, Protocol, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_TRACES = 16
 """Trace contexts that one commit carries."""
@@ -128,6 +132,20 @@ def child(
     if _recorder is None or not _recorder.traceparent():
         return _NOTHING
     return _recorder.span(name, kind, "", (), attributes)
+
+
+def traced(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make each call of a function a `child` span."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with child(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def traceparent() -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager
+from contextvars import copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,8 +35,9 @@ def uninterrupted(use_case: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 
 async def in_thread(work: Callable[[], T], cancel: Callable[[], None] | None = None) -> T:
     """Run blocking work in a thread. When cancelled, tell it by `cancel`, and wait until it has ended."""
-    # Not a task: the end of the event loop cancels all tasks, and a thread runs on.
-    running = asyncio.get_running_loop().run_in_executor(None, work)
+    # Not a task: the end of the event loop cancels all tasks, and a thread runs on. In the caller's context, so that
+    # what is logged there, and the spans of there, are of the caller's trace.
+    running = asyncio.get_running_loop().run_in_executor(None, copy_context().run, work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

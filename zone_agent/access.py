@@ -2,11 +2,14 @@
 
 import ssl
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
 
+from federation.etcd.auth import Login
 from fedmarket.errors import BadInput
+from zone_agent.address import Address
 
 
 def tls_credentials(ca: Path, cert: Path | None, key: Path | None, advice: str) -> grpc.ChannelCredentials:
@@ -41,3 +44,17 @@ def password_in(file: Path) -> str:
     if not text or not text.isprintable():
         raise BadInput(f"the password file {file} does not hold a password on one line: write it anew")
     return text
+
+
+def root_login(user: str | None, password_file: Path | None) -> Login | None:
+    """Return the login that the options of a command give, if they do. Raises BadInput. Blocking."""
+    if (user is None) != (password_file is None):
+        raise BadInput("--root-user and --root-password-file go together: give both or neither")
+    return Login(user, password_in(password_file)) if user and password_file else None
+
+
+def refuse_clear_text(endpoints: Iterable[str], advice: str) -> None:
+    """Refuse to send a password without TLS to another machine. Raises BadInput, which ends with `advice`."""
+    for endpoint in endpoints:
+        if not Address.parse(endpoint).is_loopback:
+            raise BadInput(f"a password would go to {endpoint} as clear text: {advice}, so that TLS is used")

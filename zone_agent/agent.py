@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,39 +11,56 @@ from importlib.metadata import version
 
 import aiohttp
 
-from drivers.datastore.convert import ConvertSettings
 from federation.head import FEDERATION, PRIVATE
 from federation.link.follow import Follower, FollowSettings
 from federation.link.link import Dial, Link, LinkSettings
 from federation.link.serve import ServeSettings
+from federation.requests import Requests
 from federation.scrub import Scrubber, Subject
 from federation.trust.keys import PublicKey
 from federation.trust.tls import Identity
-from fedmarket.errors import ConfigError, Refused
-from fedmarket.pb.fedmarket.v1.record_pb2 import ZoneRecord
-from zone_agent.config import Config, HttpSettings
+from fedmarket.errors import Refused
+from fedmarket.retry import Backoff
+from zone_agent.certificates import ClientTls
+from zone_agent.config import Config
 from zone_agent.core import LEASE_SECONDS, Core, open_core
 from zone_agent.faces.http import HttpFace, HttpFaceSettings
 from zone_agent.faces.native.project import Projector
 from zone_agent.faces.native.server import NativeFace, Services
 from zone_agent.faces.peer import PeerFace
 from zone_agent.identity.credentials import Credentials
-from zone_agent.jobs import Jobs
-from zone_agent.peers import Peers, PeerTimeouts
+from zone_agent.jobs import JobBook, Jobs
+from zone_agent.notify import notify
+from zone_agent.peers import Peers
+from zone_agent.presence import present
 from zone_agent.recall import repairers
+from zone_agent.reload import Reloader
+from zone_agent.reloadable import Reach, Running, peer_timeouts, rules, transfer_limits
 from zone_agent.services.apps import AppService
+from zone_agent.services.changes import ChangeService
+from zone_agent.services.clones import CloneService
 from zone_agent.services.datastores import DatastoreService
+from zone_agent.services.downloads import DownloadService
 from zone_agent.services.exports import ExportService
 from zone_agent.services.federation import FederationService, FederationSettings
+from zone_agent.services.forwarding import Forwarder
 from zone_agent.services.images import ImageService
+from zone_agent.services.jobs import JobService, JobServiceSettings
 from zone_agent.services.locate import Locator
 from zone_agent.services.markets import MarketService
+from zone_agent.services.monitor import Monitor
+from zone_agent.services.mover import Mover
+from zone_agent.services.once import Once
 from zone_agent.services.recovery import Recovery
 from zone_agent.services.zones import Pinned, ZoneService
 from zone_agent.stores import Stores
 from zone_agent.supervise import Part, only_error, running
-from zone_agent.transfer.settings import TransferSettings
+from zone_agent.telemetry.agent import metrics_pusher
+from zone_agent.telemetry.live import Live, Who, measure_commits
+from zone_agent.telemetry.scrape import Scrape
 from zone_agent.transfer.signing import UrlSigner
+from zone_agent.transfer.worker.pool import Workers
+from zone_agent.upkeep.tasks import upkeep
 
 log = logging.getLogger(__name__)
 
@@ -58,33 +74,38 @@ URL_SECRET = b"fedmarket/url/1"
 
 
 async def run(config: Config) -> None:
-    """Run the agent of a zone until SIGTERM or SIGINT. Raises FedmarketError if it cannot start."""
-    stop = asyncio.Event()
+    """Run the agent of a zone until SIGTERM or SIGINT; SIGHUP reloads. Raises FedmarketError if it cannot start."""
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+        loop.add_signal_handler(number, event.set)
     try:
-        async with open_agent(config):
+        async with (
+            open_agent(config) as reloader,
+            running({"reload": lambda: reloader.run(reload)}, config.backoff),
+            _present(config),
+        ):
             log.info("zone %d (%s) is open", config.zone.id, config.zone.name)
+            notify("READY=1")
             await stop.wait()
             log.info("stopping")
+            notify("STOPPING=1")
     except BaseExceptionGroup as group:
         raise only_error(group) from None
 
 
 @asynccontextmanager
-async def open_agent(config: Config) -> AsyncGenerator[None, None]:
-    """Open everything an agent is: what is opened last is closed first."""
+async def open_agent(config: Config) -> AsyncGenerator[Reloader, None]:
+    """Open everything an agent is, and give what reloads its settings. What is opened last is closed first."""
     credentials = Credentials.load(config.zone.id, config.auth.credentials)
-    timeouts = config.timeouts
-    async with open_core(config) as core, _session() as session:
+    tls, reach, timeouts = ClientTls.of(config.http, config.grpc), Reach(config), config.timeouts
+    async with open_core(config) as core, _session() as session, Workers() as workers:
         pinned = {peer.id: PublicKey.parse(peer.key) for peer in config.peers}
         identity = Identity(config.zone.id, core.key, pinned)
         addresses = {peer.id: str(peer.address) for peer in config.peers}
-        silence = timeouts.beat_seconds * timeouts.beats_missed
-        peers = Peers(identity, addresses, PeerTimeouts(timeouts.peer_call_seconds, timeouts.connect_seconds, silence))
-        links = _links(config, core, peers, silence)
+        peers = Peers(identity, addresses, peer_timeouts(timeouts))
+        links = _links(config, core, peers, timeouts.beat_seconds * timeouts.beats_missed)
 
         stores = Stores(config.zone.id, config.layout)
         signer = UrlSigner(core.key.derive(URL_SECRET), time.time)
@@ -93,15 +114,19 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
             stores,
             peers,
             signer,
-            lambda: config.http.public_url(http.port),
+            lambda: reach.http_url,
             timeouts.url_lifetime_seconds,
         )
-        services = _services(config, core, stores, locator, session, peers, links)
+        services = _services(config, core, stores, locator, session, workers, peers, links)
+        who = Who(config.zone.name, version("fedmarket"))
+        live = Live(who, core.catalogs.view, links, core.etcd.health, core.alarms, services.running)
+        measure_commits(core.catalogs)
         http = HttpFace(
             config.http.listen,
             signer,
             locator.path,
-            tls=_tls(config.http),
+            tls=tls.http.context if tls.http else None,
+            metrics=Scrape(live).answer if config.http.metrics else None,
             settings=HttpFaceSettings(shutdown_seconds=timeouts.shutdown_seconds),
         )
         native = NativeFace(
@@ -111,16 +136,32 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
             config.grpc,
             grace=timeouts.shutdown_seconds,
             idle_seconds=timeouts.transfer_idle_seconds,
+            tls=tls.grpc,
         )
         view = core.catalogs.view
         serving = ServeSettings(beat_seconds=timeouts.beat_seconds)
-        peer_face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.restorer.show, serving)
+        peer_face = PeerFace(
+            identity, view.own, core.ring, view.replicas, locator, services.changes, core.restorer.show, serving
+        )
 
         await _unless_refused(services.datastores.reconcile(config.datastores, credentials.admin))
-        recovery = Recovery(core.catalogs, stores, services.images, core.duties, RECOVERY_SECONDS)
+        recovery = Recovery(
+            core.catalogs,
+            stores,
+            services.running,
+            services.images,
+            services.apps.upload,
+            services.downloads,
+            core.duties,
+            RECOVERY_SECONDS,
+        )
         await recovery.look(alone=config.etcd.embedded)
-        parts: dict[str, Part] = {"jobs": services.jobs.run, "recovery": recovery.run}
+        parts: dict[str, Part] = {"jobs": services.running.run, "recovery": recovery.run}
         parts["duty scrub"] = services.federation.run
+        parts["duty monitor"] = Monitor(services.markets, core.duties, timeouts.monitor_seconds).run
+        if (push := metrics_pusher(config, live)) is not None:
+            parts["metrics"] = push
+        parts["upkeep"] = upkeep(config, core, services.jobs).run
         following = {f"link to zone {zone}": link.run for zone, link in links.items()}
         try:
             async with (
@@ -132,9 +173,10 @@ async def open_agent(config: Config) -> AsyncGenerator[None, None]:
                 # Ended first: jobs that are cancelled end the calls that watch them.
                 running(parts, config.backoff),
             ):
-                url = config.http.public_url(http.port)
-                await _unless_refused(services.zones.publish(_zone_record(config, url, grpc_port, peer_port)))
-                yield
+                reach.bound(http.port, grpc_port, peer_port)
+                await _unless_refused(services.zones.publish(reach.record()))
+                taking = Running(credentials, tls, peers, links, locator, services, reach)
+                yield Reloader(config, rules(taking, config))
         finally:
             await peers.close()
 
@@ -145,26 +187,40 @@ def _services(
     stores: Stores,
     locator: Locator,
     session: aiohttp.ClientSession,
+    workers: Workers,
     peers: Peers,
     links: dict[int, Link],
 ) -> Services:
     timeouts = config.timeouts
-    jobs = Jobs(core.duties)
-    images = ImageService(core.catalogs, stores, jobs)
-    transfer = TransferSettings(connect_seconds=timeouts.connect_seconds, idle_seconds=timeouts.transfer_idle_seconds)
-    conversion = ConvertSettings(timeout=timeouts.convert_seconds)
+    book = JobBook(core.store, core.keyspace)
+    jobs = Jobs(core.duties, book)
+    requests = Requests(core.store, core.keyspace)
+    images = ImageService(core.catalogs, stores, jobs, requests)
+    transfer, conversion = transfer_limits(timeouts)
+    mover = Mover(workers, transfer, conversion)
+    keeping = JobServiceSettings(keep_days=config.jobs.keep_days, keep=config.jobs.keep)
     pinned = {peer.id: Pinned(str(peer.address), peer.key) for peer in config.peers}
     statuses = {zone: link.status for zone, link in links.items()}
     zones = ZoneService(core.catalogs, str(core.key.public), pinned, statuses, repairers(core, peers, pinned))
     scrubbing = FederationSettings(scrub_seconds=timeouts.scrub_seconds, catch_up_seconds=core.catch_up_seconds)
+    markets = MarketService(core.catalogs, stores, timeouts.measure_seconds)
+    apps = AppService(core.catalogs, stores, jobs, images, mover, requests)
+    forwarder = Forwarder(
+        peers, core.catalogs.called, core.wait_visible, timeouts.forward_seconds, Backoff(longest_seconds=1.0)
+    )
+    once = Once(requests, core.catch_up_seconds)
     return Services(
         zones=zones,
-        markets=MarketService(core.catalogs, stores),
-        apps=AppService(core.catalogs, stores, jobs, images),
-        exports=ExportService(core.catalogs, stores, jobs, images, locator, session, transfer, conversion),
+        markets=markets,
+        apps=apps,
+        changes=ChangeService(core.catalogs, once, forwarder, markets, apps, images),
+        exports=ExportService(core.catalogs, jobs, images, locator, mover, session, transfer),
         images=images,
         datastores=DatastoreService(core.catalogs, stores),
-        jobs=jobs,
+        clones=CloneService(core.catalogs, jobs, images, mover),
+        downloads=DownloadService(core.catalogs.view, jobs, locator, mover, config.jobs.downloads),
+        running=jobs,
+        jobs=JobService(jobs, book, keeping),
         federation=FederationService(
             core.catalogs,
             zones,
@@ -175,6 +231,7 @@ def _services(
             core.keyspace,
             core.duties,
             scrubbing,
+            core.alarms.current,
         ),
     )
 
@@ -227,14 +284,11 @@ def _dialler(peers: Peers, zone: int) -> Dial:
     return lambda: peers.follow(zone)
 
 
-def _zone_record(config: Config, http_url: str, grpc_port: int, peer_port: int) -> ZoneRecord:
-    return ZoneRecord(
-        name=config.zone.name,
-        grpc_endpoint=str(config.grpc.public_address(grpc_port)),
-        http_endpoint=http_url,
-        peer_endpoint=str(config.peer.public_address(peer_port)),
-        version=version("fedmarket"),
-    )
+@asynccontextmanager
+async def _present(config: Config) -> AsyncGenerator[None, None]:
+    """Be found as the agent of this zone.toml, which is open by now."""
+    with present(config.file):
+        yield
 
 
 @asynccontextmanager
@@ -242,16 +296,3 @@ async def _session() -> AsyncGenerator[aiohttp.ClientSession, None]:
     """Open the HTTP client that bytes are fetched with: it sends no cookies and no credentials of its own."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield session
-
-
-def _tls(settings: HttpSettings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"the certificate {settings.tls_cert} or its key cannot be used ({error}): see [http] in zone.toml"
-        ) from error
-    return context

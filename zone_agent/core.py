@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from federation.catalog import Catalog
 from federation.commit import Origin
-from federation.head import FEDERATION, PRIVATE
+from federation.head import FEDERATION, PRIVATE, Pair
 from federation.highwater import HighWater
 from federation.keys import Keyspace
 from federation.link.direct import Direct, DirectSettings, Newest
@@ -26,9 +26,11 @@ from federation.writer import Writer, WriterSettings
 from fedmarket.errors import Timeout
 from zone_agent.config import Config, PeerZone
 from zone_agent.duties import Duties
-from zone_agent.etcd import open_etcd
+from zone_agent.etcd import OpenEtcd, open_etcd
 from zone_agent.services.catalogs import Catalogs
+from zone_agent.services.forwarding import WaitVisible
 from zone_agent.supervise import Part, running
+from zone_agent.upkeep.alarms import Alarms
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ class Core:
     duties: Duties
     restorer: Restorer
     catch_up_seconds: float
+    wait_visible: WaitVisible
+    etcd: OpenEtcd
+    alarms: Alarms
 
 
 @asynccontextmanager
@@ -65,8 +70,10 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
     agent = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
         parts: dict[str, Part] = {"high-water mark": high_water.run}
-        etcd = await stack.enter_async_context(open_etcd(config, keyspace))
+        alarms = Alarms()
+        etcd = await stack.enter_async_context(open_etcd(config, keyspace, alarms))
         store = etcd.store
+        parts["etcd's health"] = etcd.health.run
         if etcd.keep is not None:
             parts["etcd"] = etcd.keep
 
@@ -76,7 +83,7 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
         own.listen(ring.publish)
         writers = {}
         for catalog, kind in ((own, FEDERATION), (private, PRIVATE)):
-            origin = Origin(config.zone.id, kind, catalog.prefix, key, agent)
+            origin = Origin(config.zone.id, kind, catalog.prefix, key, agent, keyspace.requests)
             await open_catalog(store, origin, high_water, int(time.time() * 1000))
             catalog.listen(lambda publication: high_water.note(publication.state.head.head))
             writers[kind] = Writer(store, catalog, origin, WriterSettings())
@@ -87,7 +94,8 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
         direct = {peer.id: _direct(keyspace, peer, store, replicas[peer.id]) for peer in config.peers}
         parts |= {f"watch of {one.catalog.prefix}": one.run for one in direct.values()}
 
-        catalogs = Catalogs(View(own, private, Newest(replicas, direct)), writers[FEDERATION], writers[PRIVATE])
+        newest = Newest(replicas, direct)
+        catalogs = Catalogs(View(own, private, newest), writers[FEDERATION], writers[PRIVATE])
         duties = Duties(store, keyspace, agent, LEASE_SECONDS, check_seconds=1.0)
         if config.etcd.embedded:
             await duties.clear()  # nobody else is in this etcd, so whoever held them is dead
@@ -98,8 +106,26 @@ async def open_core(config: Config) -> AsyncGenerator[Core, None]:
         for catalog in (own, private):  # one that is at fault is read, too, but nothing of it is ever published
             await _listed(catalog, config.timeouts.etcd_start_seconds)
         visible = config.timeouts.visible_seconds
+
+        async def wait_visible(zone: int, pair: Pair) -> None:
+            await newest.wait_for(zone, pair, visible)
+
         restorer = Restorer(store, own, writers[FEDERATION], [writers[PRIVATE]], key.public, visible)
-        yield Core(key, keyspace, store, catalogs, ring, replicas, direct, duties, restorer, visible)
+        yield Core(
+            key,
+            keyspace,
+            store,
+            catalogs,
+            ring,
+            replicas,
+            direct,
+            duties,
+            restorer,
+            visible,
+            wait_visible,
+            etcd,
+            alarms,
+        )
 
 
 def _replica(keyspace: Keyspace, peer: int, key: str) -> Catalog:

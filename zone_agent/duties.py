@@ -28,6 +28,11 @@ class Duties:
         """Released, but etcd does not know yet."""
         self._ready = asyncio.Event()
 
+    @property
+    def agent(self) -> str:
+        """The name of this agent, different from that of every other, also of those that were before it."""
+        return self._agent.decode()
+
     async def run(self) -> None:
         """Keep a lease, for ever; one that is lost is replaced, and what was held is claimed again."""
         while True:
@@ -66,6 +71,10 @@ class Duties:
         self._held.discard(name)
         self._let_go.add(name)
         await self._free()
+
+    async def is_held(self, name: str) -> bool:
+        """Say whether some agent of the zone holds a duty now."""
+        return await self._store.get(self._keyspace.duty(name)) is not None
 
     async def all(self) -> frozenset[str]:
         """Return the names of all duties that some agent of the zone holds now."""

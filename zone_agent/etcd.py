@@ -2,23 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
 from federation.etcd.auth import Login
 from federation.etcd.child import ChildSettings, EmbeddedEtcd
-from federation.etcd.client import Settings, connect
+from federation.etcd.client import EtcdClient, Settings, dial
 from federation.etcd.store import EtcdStore
 from federation.keys import Keyspace
 from federation.opening import claim_etcd
 from federation.store import Store
 from fedmarket.errors import BadInput, ConfigError
+from fedmarket.units import MIB
 from zone_agent.access import password_in, tls_credentials
 from zone_agent.config import Config, EtcdSettings
 from zone_agent.supervise import Part
+from zone_agent.upkeep.alarms import Alarms
+from zone_agent.upkeep.health import EtcdHealth
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +36,14 @@ class OpenEtcd:
     store: Store
     keep: Part | None
     """Starts a child process again whenever it exits; None for an etcd that runs elsewhere."""
+    health: EtcdHealth
+    dial_patiently: Callable[[float], AbstractAsyncContextManager[EtcdClient]]
+    """Makes a client whose calls may take so many seconds: for upkeep."""
 
 
 @asynccontextmanager
-async def open_etcd(config: Config, keyspace: Keyspace) -> AsyncGenerator[OpenEtcd, None]:
-    """Start or reach this zone's etcd, and hold it while the context is open.
+async def open_etcd(config: Config, keyspace: Keyspace, alarms: Alarms | None = None) -> AsyncGenerator[OpenEtcd, None]:
+    """Start or reach this zone's etcd, and hold it while the context is open. What is wrong with it goes to `alarms`.
 
     Raises ConfigError if it is another zone's, or held by another agent, or a file that [etcd] names cannot be used,
     Denied if etcd does not let this agent in, and Unavailable if it does not answer.
@@ -47,16 +54,18 @@ async def open_etcd(config: Config, keyspace: Keyspace) -> AsyncGenerator[OpenEt
             child = await stack.enter_async_context(EmbeddedEtcd(config.layout.etcd, _child_settings(config)))
             endpoints, keep = (child.endpoint,), lambda: _keep(child)
         credentials, login = await asyncio.to_thread(_access, config.etcd)
-        client = connect(
-            endpoints,
-            Settings(call_seconds=config.timeouts.etcd_call_seconds),
-            credentials=credentials,
-            server_name=config.etcd.tls_server_name or None,
-            login=login,
-        )
-        store = EtcdStore(await stack.enter_async_context(client))
+        server_name = config.etcd.tls_server_name or None
+        reach = partial(dial, credentials=credentials, server_name=server_name, login=login)
+        settings = Settings(call_seconds=config.timeouts.etcd_call_seconds)
+        client = await stack.enter_async_context(reach(endpoints, settings))
+        await client.status()
+        members = {each: await stack.enter_async_context(reach([each], settings)) for each in endpoints}
+        quota = config.etcd.quota_mb * MIB if config.etcd.embedded else 0
+        health = EtcdHealth(members, alarms or Alarms(), config.file, quota)
+        client.when_full = health.when_full
+        store = EtcdStore(client)
         await claim_etcd(store, keyspace, embedded=config.etcd.embedded)
-        yield OpenEtcd(store, keep)
+        yield OpenEtcd(store, keep, health, lambda seconds: reach(endpoints, Settings(call_seconds=seconds)))
 
 
 def _access(etcd: EtcdSettings) -> tuple[grpc.ChannelCredentials | None, Login | None]:
@@ -74,6 +83,8 @@ def _child_settings(config: Config) -> ChildSettings:
     return ChildSettings(
         binary=config.etcd.binary,
         client_port=config.etcd.client_port,
+        quota_bytes=config.etcd.quota_mb * MIB,
+        compaction_seconds=config.etcd.compaction_seconds,
         start_seconds=config.timeouts.etcd_start_seconds,
         stop_seconds=config.timeouts.shutdown_seconds,
     )

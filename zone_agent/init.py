@@ -81,7 +81,7 @@ def make_zone(directory: Path, new: NewZone) -> MadeZone:
         raise ConfigError(
             f"the zone cannot be made in {target} ({error.strerror}): choose a directory whose parent you can write"
         ) from error
-    return MadeZone(load(Layout(target).config), key)
+    return MadeZone(load(Layout(target).config, environ={}), key)
 
 
 def _build(layout: Layout, new: NewZone) -> str:
@@ -106,7 +106,7 @@ def _build(layout: Layout, new: NewZone) -> str:
 def _checked(file: Path) -> Config:
     """Load what was written. An error names the setting; the file, which will not stay, is left out of it."""
     try:
-        return load(file)
+        return load(file, environ={})  # what is written must hold by itself
     except ConfigError as error:
         _, _, problem = error.message.partition(": ")
         raise BadInput(f"no zone was made: {problem}") from error

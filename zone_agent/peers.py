@@ -11,7 +11,17 @@ from grpc import aio
 
 from federation.link.stream import StreamBroken
 from federation.trust.tls import Identity
-from fedmarket.errors import BadInput, Corrupt, Denied, FedmarketError, NotFound, Refused, Timeout, Unavailable
+from fedmarket.errors import (
+    BadInput,
+    Corrupt,
+    Denied,
+    FedmarketError,
+    NotFound,
+    Refused,
+    Timeout,
+    TooLarge,
+    Unavailable,
+)
 from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     Commit,
     ForwardRequest,
@@ -24,6 +34,7 @@ from fedmarket.pb.fedmarket.v1.peer_pb2 import (
     SettleRequest,
 )
 from fedmarket.pb.fedmarket.v1.peer_pb2_grpc import PeerServiceStub
+from zone_agent.telemetry.grpc_client import interceptors
 
 MAX_MESSAGE_BYTES = 2 << 20
 """docs/replication.md: messages between zones are at most this large."""
@@ -34,7 +45,9 @@ _ERRORS: Mapping[grpc.StatusCode, type[FedmarketError]] = {
     grpc.StatusCode.DATA_LOSS: Corrupt,
     grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
     grpc.StatusCode.UNAUTHENTICATED: Denied,
+    grpc.StatusCode.PERMISSION_DENIED: Denied,
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
 }
 
 
@@ -62,6 +75,10 @@ class Peers:
         channels, self._channels = self._channels, {}
         for channel, _ in channels.values():
             await channel.close()
+
+    def address(self, zone: int) -> str:
+        """Return where a peer is dialled."""
+        return self._addresses[zone]
 
     async def move(self, zone: int, address: str) -> None:
         """Dial a peer at another address from now on. Calls that are under way have their time to end."""
@@ -169,7 +186,9 @@ class Peers:
             ("grpc.enable_http_proxy", 0),
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        channel = aio.secure_channel(self._addresses[zone], credentials.credentials, options=options)
+        channel = aio.secure_channel(
+            self._addresses[zone], credentials.credentials, options=options, interceptors=interceptors()
+        )
         self._channels[zone] = (channel, credentials.renew_at)
         if known is not None:
             await known[0].close()

@@ -4,8 +4,9 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from federation.catalog import Catalog
 from federation.commit import Origin
@@ -27,7 +28,6 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import (
     Owner,
     Template,
 )
-from tests.support.zones import Zone
 from zone_agent.config import load
 
 BATCH = 90
@@ -87,11 +87,21 @@ class Hand:
         """The root of the records as they are now, as hex."""
         return self._catalog.tree.root.hex()
 
-    async def make(self, count: int) -> None:
-        """Make a market and `count` apps in it."""
-        market = (await self._writer.commit(lambda draft: draft.create(MarketRecord(name="apps")))).value
+    async def market(self) -> int:
+        """Make a market."""
+        return (await self._writer.commit(lambda draft: draft.create(MarketRecord(name="apps")))).value
+
+    async def make(self, count: int) -> int:
+        """Make a market and `count` apps in it, and return the market's id."""
+        market = await self.market()
         for start in range(0, count, BATCH):
-            await self._make([app(number, market) for number in range(start, min(start + BATCH, count))])
+            await self.add(range(start, min(start + BATCH, count)), market)
+        return market
+
+    async def add(self, numbers: Iterable[int], market: int) -> None:
+        """Make apps in one commit."""
+        apps = [app(number, market) for number in numbers]
+        await self._writer.commit(lambda draft: [draft.create(one) for one in apps])
 
     async def change(self, number: int) -> Committed[None]:
         """Give one app another version, in a commit of its own unless others change some at the same time."""
@@ -110,18 +120,15 @@ class Hand:
 
         return await self._writer.commit(change)
 
-    async def _make(self, apps: Sequence[AppRecord]) -> None:
-        await self._writer.commit(lambda draft: [draft.create(one) for one in apps])
-
 
 @asynccontextmanager
-async def hand_of(zone: Zone) -> AsyncGenerator[Hand, None]:
-    """Be one more agent of a zone whose own agent, and with it its etcd, runs."""
-    config = load(zone.config)
-    key, keyspace = ZoneKey.load(config.layout.key), Keyspace(config.etcd.prefix, zone.id)
-    catalog = Catalog(zone.id, keyspace.own, key.public, own=True)
-    origin = Origin(zone.id, FEDERATION, keyspace.own, key, "bench")
-    async with connect([f"127.0.0.1:{zone.etcd_port}"]) as client, asyncio.TaskGroup() as tasks:
+async def hand_of(path: Path) -> AsyncGenerator[Hand, None]:
+    """Be one more agent of a zone, given by its zone.toml, whose own agent, and with it its etcd, runs."""
+    config = load(path)
+    key, keyspace = ZoneKey.load(config.layout.key), Keyspace(config.etcd.prefix, config.zone.id)
+    catalog = Catalog(config.zone.id, keyspace.own, key.public, own=True)
+    origin = Origin(config.zone.id, FEDERATION, keyspace.own, key, "bench")
+    async with connect([f"127.0.0.1:{config.etcd.client_port}"]) as client, asyncio.TaskGroup() as tasks:
         store = EtcdStore(client)
         await open_catalog(store, origin, HighWater(config.layout.high_water), int(time.time() * 1000))
         writer = Writer(store, catalog, origin, WriterSettings())

@@ -119,7 +119,7 @@ async def wired(zones: Zones, records: int) -> AsyncGenerator[Wire, None]:
     follower.follow(home.id, meter.port, home.key)
     for zone in (follower, home):
         await start(zone)
-        async with hand_of(zone) as hand:
+        async with hand_of(zone.config) as hand:
             await hand.make(records)
             root = hand.root
     try:
@@ -132,7 +132,7 @@ async def catching_up(wire: Wire, full: tuple[float, int]) -> Figures:
     figures: Figures = {}
     for how in ("tail", "diff"):
         await wire.meter.close()
-        async with hand_of(wire.home) as hand:
+        async with hand_of(wire.home.config) as hand:
             for number in wire.some(MISSED):
                 await hand.change(number)
             wire.root = hand.root
@@ -171,7 +171,7 @@ async def bench(records: int) -> Figures:
                 "rss_after_sync_mib": rss_mib(wire.follower.agent.pid),
             }
             await linked(wire.follower)
-            async with hand_of(wire.home) as hand:
+            async with hand_of(wire.home.config) as hand:
                 figures["single_bytes_per_change"] = await wire.told(hand, [[n] for n in wire.some(SINGLE)])
                 groups = [wire.some(GROUP) for _ in range(GROUPS)]
                 figures["group_bytes_per_change"] = await wire.told(hand, groups)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from federation.link.ring import Ring
 from federation.link.serve import ServeSettings
@@ -23,6 +23,7 @@ from zone_agent.config import Config, load
 from zone_agent.core import Core, open_core
 from zone_agent.faces.peer import PeerFace
 from zone_agent.peers import Peers, PeerTimeouts
+from zone_agent.services.changes import ChangeService
 from zone_agent.services.locate import Locator
 from zone_agent.stores import Stores
 from zone_agent.transfer.signing import UrlSigner
@@ -43,7 +44,10 @@ async def serving(config: Config) -> AsyncGenerator[Core, None]:
             core.catalogs.view, Stores(config.zone.id, config.layout), peers, signer, lambda: "", lifetime=3600
         )
         view = core.catalogs.view
-        face = PeerFace(identity, view.own, core.ring, view.replicas, locator, core.restorer.show, ServeSettings())
+        nobody_asks = cast("ChangeService", None)
+        face = PeerFace(
+            identity, view.own, core.ring, view.replicas, locator, nobody_asks, core.restorer.show, ServeSettings()
+        )
         async with face.serve(config.peer):
             yield core
 

@@ -30,7 +30,9 @@ BACKOFF = Backoff(first_seconds=0.05, longest_seconds=1.0)
 SERVE = ServeSettings(beat_seconds=0.5, diff_idle_seconds=1.5)
 LINK = LinkSettings(backoff=BACKOFF)
 FOLLOW = FollowSettings(silence_seconds=2.0, catch_up_seconds=5.0, backoff=BACKOFF)
-WRITER = WriterSettings(catch_up_seconds=5.0, resolve_seconds=5.0, retry_seconds=0.01)
+WRITER = WriterSettings(
+    catch_up_seconds=5.0, resolve_seconds=5.0, backoff=Backoff(first_seconds=0.01, longest_seconds=0.01)
+)
 WITNESS_SECONDS = 0.2
 BEAT_SECONDS = 1.5
 OPEN_SECONDS = 5.0

@@ -16,6 +16,7 @@ from federation.head import FEDERATION, PRIVATE, CatalogId
 from federation.keys import Keyspace
 from federation.memory import MemoryStore
 from federation.opening import open_catalog
+from federation.requests import Requests
 from federation.store import Txn, TxnResult
 from federation.view import Found, View
 from federation.writer import Writer
@@ -26,19 +27,24 @@ from tests.support.federation import WRITER, NoMark, key_of
 from zone_agent.config import DatastoreSettings
 from zone_agent.config.layout import Layout
 from zone_agent.duties import Duties
-from zone_agent.jobs import Jobs
+from zone_agent.jobs import JobBook, Jobs, JobSettings
 from zone_agent.services.apps import AppService
 from zone_agent.services.catalogs import Catalogs
+from zone_agent.services.clones import CloneService
 from zone_agent.services.datastores import DatastoreService
+from zone_agent.services.downloads import DownloadService
 from zone_agent.services.exports import ExportService
 from zone_agent.services.images import ImageService, NewImage
+from zone_agent.services.jobs import JobService, JobServiceSettings
 from zone_agent.services.locate import Locator
 from zone_agent.services.markets import MarketService
+from zone_agent.services.mover import Mover
 from zone_agent.services.principal import Principal
 from zone_agent.services.recovery import Recovery
 from zone_agent.stores import Stores
 from zone_agent.transfer.settings import TransferSettings
 from zone_agent.transfer.signing import UrlSigner
+from zone_agent.transfer.worker.perform import perform
 
 BOUND_SECONDS = 10.0
 
@@ -116,12 +122,29 @@ class AgentZone:
         self.duties = Duties(self.store, self.keyspace, agent, ttl_seconds=5.0, check_seconds=0.01)
         self.layout = Layout(directory)
         self.stores = RecordingStores(zone, self.layout)
-        self.jobs = Jobs(self.duties, watch_seconds=0.01)
-        self.images = ImageService(self.catalogs, self.stores, self.jobs)
-        self.apps = AppService(self.catalogs, self.stores, self.jobs, self.images)
+        self.book = JobBook(self.store, self.keyspace)
+        self.jobs = Jobs(self.duties, self.book, JobSettings(write_seconds=0.02, poll_seconds=0.01))
+        self.job_service = JobService(
+            self.jobs, self.book, JobServiceSettings(watch_seconds=0.01, poll_seconds=0.01, keep=5)
+        )
+        self.mover = Mover(perform, TransferSettings(), ConvertSettings())
+        self.requests = Requests(self.store, self.keyspace)
+        self.images = ImageService(self.catalogs, self.stores, self.jobs, self.requests)
+        self.clones = CloneService(self.catalogs, self.jobs, self.images, self.mover)
+        self.apps = AppService(self.catalogs, self.stores, self.jobs, self.images, self.mover, self.requests)
         self.markets = MarketService(self.catalogs, self.stores)
         self.datastores = DatastoreService(self.catalogs, self.stores)
-        self.recovery = Recovery(self.catalogs, self.stores, self.images, self.duties, interval_seconds=3600)
+        self.downloads = self.downloads_of(None, lambda: "")
+        self.recovery = Recovery(
+            self.catalogs,
+            self.stores,
+            self.jobs,
+            self.images,
+            self.apps.upload,
+            self.downloads,
+            self.duties,
+            interval_seconds=3600,
+        )
         self.admin = Principal(zone, 0, 0)
 
     async def __aenter__(self) -> Self:
@@ -160,11 +183,25 @@ class AgentZone:
 
     def exports(self, session: aiohttp.ClientSession, base_url: Callable[[], str]) -> ExportService:
         """Return the service that exports."""
-        signer = UrlSigner(b"k" * 32, lambda: 0.0)
-        locator = Locator(self.view, self.stores, NoPeers(), signer, base_url, 3600)
         return ExportService(
-            self.catalogs, self.stores, self.jobs, self.images, locator, session, TransferSettings(), ConvertSettings()
+            self.catalogs,
+            self.jobs,
+            self.images,
+            self._locator(base_url),
+            self.mover,
+            session,
+            TransferSettings(),
         )
+
+    def downloads_of(self, session: aiohttp.ClientSession | None, base_url: Callable[[], str]) -> DownloadService:
+        """Return the service that stores apps as files."""
+        return DownloadService(
+            self.view, self.jobs, self._locator(base_url), self.mover, self.layout.directory / "downloads"
+        )
+
+    def _locator(self, base_url: Callable[[], str]) -> Locator:
+        signer = UrlSigner(b"k" * 32, lambda: 0.0)
+        return Locator(self.view, self.stores, NoPeers(), signer, base_url, 3600)
 
     def blobs(self) -> list[Path]:
         """Return every file below the markets and datastores, staged ones included."""

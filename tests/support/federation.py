@@ -37,7 +37,9 @@ R = TypeVar("R")
 
 SERVE = ServeSettings(beat_seconds=0.05)
 FOLLOW = FollowSettings(silence_seconds=2.0, catch_up_seconds=5.0)
-WRITER = WriterSettings(catch_up_seconds=5.0, resolve_seconds=5.0, retry_seconds=0.01)
+WRITER = WriterSettings(
+    catch_up_seconds=5.0, resolve_seconds=5.0, backoff=Backoff(first_seconds=0.01, longest_seconds=0.01)
+)
 DIRECT = DirectSettings(window_seconds=1.0, keep_seconds=0.01)
 BACKOFF = Backoff(first_seconds=0.001, longest_seconds=0.01)
 
@@ -108,9 +110,7 @@ class Zone:
         self.own = Catalog(zone, self.keyspace.own, self.key.public, own=True)
         self.ring = Ring(ring_bytes)
         self.own.listen(self.ring.publish)
-        self.origin = Origin(
-            zone, FEDERATION, self.keyspace.own, self.key, f"agent-{zone}", self.keyspace.requests
-        )
+        self.origin = Origin(zone, FEDERATION, self.keyspace.own, self.key, f"agent-{zone}", self.keyspace.requests)
         self.writer = Writer(self.store, self.own, self.origin, WRITER)
         self.restorer = Restorer(self.store, self.own, self.writer, [], self.key.public, 5.0)
         self.replicas: dict[int, Catalog] = {}

@@ -4,7 +4,7 @@ import queue
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -59,7 +59,7 @@ class HostileHome(PeerServiceServicer):
         self.port = self._server.add_secure_port("127.0.0.1:0", identity.server_credentials())
         follower.follow(zone, self.port, str(key.public))
 
-    def __enter__(self) -> "HostileHome":
+    def __enter__(self) -> Self:
         self._server.start()
         return self
 

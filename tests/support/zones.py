@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,8 @@ class Zone:
         made = make_zone(self.directory, NewZone(id=zone_id, name=name, http=listen[0], grpc=listen[1], peer=listen[2]))
         self.key = made.key
         self.set("etcd", client_port=self.etcd_port)
+        self.program: Sequence[str] = [FEDMARKET]
+        """What is run as the agent."""
         self._agent: subprocess.Popen[bytes] | None = None
         self._native: Native | None = None
 
@@ -152,7 +154,7 @@ class Zone:
         self._close_native()
         with self.log.open("ab") as log:
             self._agent = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", FEDMARKET, "agent", "run", "--config", str(self.config)],
+                ["setpriv", "--pdeathsig", "KILL", "--", *self.program, "agent", "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -244,11 +246,13 @@ class Zone:
         return list(answer.kvs)
 
     def dump(self, below: str = "") -> dict[str, tuple[bytes, int]]:
-        """Return the keys of its etcd with value and revision, but for the heads and the duties.
+        """Return the keys of its etcd with value and revision, but for the heads, the duties and upkeep's notes.
 
         A head is signed anew even where nothing changes, and an agent takes up its duties when it comes to them.
         """
-        kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head") and b"/duty/" not in kv.key]
+        own_time = (b"/duty/", b"/upkeep/")
+        kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head")]
+        kept = [kv for kv in kept if not any(part in kv.key for part in own_time)]
         return {kv.key.decode(): (kv.value, kv.mod_revision) for kv in kept}
 
     def etcd(self) -> grpc.Channel:

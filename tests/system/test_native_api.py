@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from fedmarket.pb.fedmarket.v1 import app_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
+from fedmarket.pb.fedmarket.v1.change_pb2 import ChangeRequest, Delete, Verb
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_FEDERATION, SCOPE_ZONE, Page, Ref
 from fedmarket.pb.fedmarket.v1.image_pb2 import ImportImageRequest, ImportStart
 from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_READY
@@ -180,12 +181,12 @@ def test_a_reader_that_leaves_in_the_middle_does_not_disturb_the_next(
 UNNAMED = [
     ("images", "Show", image_pb2.ShowImageRequest()),
     ("images", "Show", image_pb2.ShowImageRequest(image=Ref())),
-    ("images", "Delete", image_pb2.DeleteImageRequest()),
+    ("changes", "Change", ChangeRequest(kind="image", verb=Verb(delete=Delete()))),
     ("datastores", "Show", image_pb2.ShowDatastoreRequest()),
     ("markets", "Show", market_pb2.ShowMarketRequest()),
-    ("markets", "Delete", market_pb2.DeleteMarketRequest()),
+    ("changes", "Change", ChangeRequest(kind="market", verb=Verb(delete=Delete()))),
     ("apps", "Show", app_pb2.ShowAppRequest()),
-    ("apps", "Delete", app_pb2.DeleteAppRequest()),
+    ("changes", "Change", ChangeRequest(kind="app", verb=Verb(delete=Delete()))),
     ("apps", "Create", app_pb2.CreateAppRequest(name="n")),
     ("apps", "Export", app_pb2.ExportAppRequest(name="n")),
 ]
@@ -206,12 +207,12 @@ def test_a_request_that_names_nothing_is_bad_input_and_does_not_mean_id_0(
     ("service", "method", "request_"),
     [
         ("images", "Show", image_pb2.ShowImageRequest(image=ref(999_999))),
-        ("images", "Delete", image_pb2.DeleteImageRequest(image=ref(-1))),
+        ("changes", "Change", ChangeRequest(kind="image", ref=ref(-1), verb=Verb(delete=Delete()))),
         ("datastores", "Show", image_pb2.ShowDatastoreRequest(datastore=ref("nowhere"))),
         ("markets", "Show", market_pb2.ShowMarketRequest(market=ref(2**31 - 1))),
-        ("markets", "Delete", market_pb2.DeleteMarketRequest(market=ref("nowhere@lima"))),
+        ("changes", "Change", ChangeRequest(kind="market", ref=ref("nowhere@lima"), verb=Verb(delete=Delete()))),
         ("apps", "Show", app_pb2.ShowAppRequest(app=ref("@"))),
-        ("apps", "Delete", app_pb2.DeleteAppRequest(app=ref("nowhere@mars"))),
+        ("changes", "Change", ChangeRequest(kind="app", ref=ref("nowhere@mars"), verb=Verb(delete=Delete()))),
         ("apps", "List", app_pb2.ListAppsRequest(market=ref("nowhere"))),
         ("zones", "Show", zone_pb2.ShowZoneRequest(zone=ref(2146))),
     ],

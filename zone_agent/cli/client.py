@@ -11,6 +11,7 @@ import typer
 from zone_agent.cli.options import AFTER, Given, declare
 from zone_agent.cli.output import Output
 from zone_agent.cli.session import Session
+from zone_agent.telemetry.command import traced_command
 
 P = ParamSpec("P")
 
@@ -41,7 +42,7 @@ def client_command(
     def register(function: Callable[Concatenate[Client, P], None]) -> Callable[Concatenate[Client, P], None]:
         def run(*, ctx: typer.Context, json: bool, **options: Any) -> None:
             given = Given(**{name: options.pop(name) for name in AFTER}).over(ctx.obj)
-            with closing(Session(given.connection())) as session:
+            with traced_command(ctx.command_path), closing(Session(given.connection())) as session:
                 function(Client(session, Output(as_json=json)), **options)  # type: ignore[call-arg]  # typer checked
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]

@@ -1,17 +1,20 @@
-"""Writes docs/cli.md and docs/configuration.md from what they describe: `python -m zone_agent.cli.docs [--check]`."""
+"""Writes what is generated from the code: `python -m zone_agent.cli.docs [--check]`.
+
+These are docs/cli.md, docs/configuration.md and docs/man/fedmarket.1.
+"""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import typer
 
 from fedmarket.errors import EXIT_CODES
 from zone_agent.cli.connection import CREDENTIALS_VARIABLE, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE
-from zone_agent.cli.groups import LazyGroup
-from zone_agent.cli.main import INTERRUPTED, PROGRAM, READER_GONE, TERMINATED, app
+from zone_agent.cli.main import PROGRAM
+from zone_agent.cli.man import man_page
+from zone_agent.cli.signals import SIGNALS
+from zone_agent.cli.tree import Command, Option, common, groups
 from zone_agent.config.render import configuration_page
+from zone_agent.telemetry.instruments import metrics_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 CHECK = "--check"
@@ -21,9 +24,12 @@ INTRODUCTION = f"""\
 
 <!-- Generated from zone_agent/cli by `python -m zone_agent.cli.docs`: change it there. -->
 
-`{PROGRAM} agent ...` makes a zone and runs its agent; `{PROGRAM} zone init` and `{PROGRAM} zone restore` work on a zone
-whose agent is stopped; `{PROGRAM} etcd ...` talks to an etcd. All other commands are clients of an agent's native gRPC
-API.
+`{PROGRAM} man | man -l -` shows this page in a terminal.
+
+`{PROGRAM} agent ...` makes a zone and runs its agent; `{PROGRAM} config ...` looks at its settings; `{PROGRAM} zone
+init` and `{PROGRAM} zone restore` work on a zone whose agent is stopped; `{PROGRAM} etcd ...` talks to an etcd. All
+other commands are clients of an agent's native gRPC API. Shells complete commands, options and names after
+`{PROGRAM} --install-completion`.
 
 **Which agent, and as whom.** `--endpoint`, or the variable {ENDPOINT_VARIABLE}, is the agent's gRPC port: `host:port`
 speaks plaintext, `https://host:port` (or `tls://host:port`) speaks TLS; {DEFAULT_ENDPOINT} if neither is given.
@@ -44,18 +50,13 @@ zone, its links, what scrubs found, and alarms; `delete --json` is `{{"id": n}}`
 **Errors** are one sentence on stderr that says what to do next. The exit status says what kind it is:
 """
 
-SIGNALS = {
-    INTERRUPTED: "interrupted (Ctrl-C); a job that had begun goes on in the agent",
-    TERMINATED: "terminated",
-    READER_GONE: "whoever read the output has gone",
-}
-
 
 def main(args: Sequence[str]) -> int:
     """Write the pages, or with --check only say whether they are up to date."""
     stale = [path for path, text in pages() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if CHECK not in args:
         for path, text in pages():
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
         return 0
     for path in stale:
@@ -67,20 +68,16 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Return each generated page and what it should hold."""
     yield DOCS / "cli.md", cli_page()
     yield DOCS / "configuration.md", configuration_page()
+    yield DOCS / "metrics.md", metrics_page()
+    yield DOCS / "man" / f"{PROGRAM}.1", man_page()
 
 
 def cli_page() -> str:
     """Return the page docs/cli.md."""
-    root: Any = typer.main.get_command(app)
-    context = root.context_class(root, info_name=PROGRAM)
-    parts = [INTRODUCTION, _exit_codes(), f"## Common options\n\n{_options(root, context)}"]
-    for name in root.list_commands(context):
-        group = root.get_command(context, name)
-        if isinstance(group, LazyGroup):
-            group.load()
-        parts.append(f"## {PROGRAM} {name}\n\n{group.help}")
-        within = root.context_class(group, info_name=name, parent=context)
-        parts += [_command(group.get_command(within, leaf), within) for leaf in group.list_commands(within)]
+    parts = [INTRODUCTION, _exit_codes(), f"## Common options\n\n{_table(common())}"]
+    for group in groups():
+        parts.append(f"## {PROGRAM} {group.name}\n\n{group.help}")
+        parts += [_command(command) for command in group.commands]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -89,29 +86,18 @@ def _exit_codes() -> str:
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 
-def _command(command: Any, parent: Any) -> str:
-    context = parent.__class__(command, info_name=command.name, parent=parent)
-    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    usage = " ".join([context.command_path, *(parameter.metavar for parameter in arguments), "[OPTIONS]"])
-    rows = [f"| `{parameter.metavar}` | {_cell(parameter.help)} |" for parameter in arguments]
-    options = _options(command, context, rows)
-    return f"### `{usage}`\n\n{command.help}\n\n{options}"
+def _command(command: Command) -> str:
+    return f"### `{command.usage}`\n\n{command.help}\n\n{_table([*command.arguments, *command.options])}"
 
 
-def _options(command: Any, context: Any, rows: Sequence[str] = ()) -> str:
-    """Return the table of a command's arguments, which are in `rows`, and its options."""
-    lines = ["| option | meaning |", "|---|---|", *rows]
-    for parameter in command.params:
-        if parameter.param_type_name != "option" or parameter.hidden:
-            continue
-        names, meaning = parameter.get_help_record(context)
-        required = " Required." if parameter.required else ""
-        lines.append(f"| `{_cell(names)}` | {_cell(meaning.replace('  [required]', ''))}{required} |")
-    return "\n".join(lines)
+def _table(options: Iterable[Option]) -> str:
+    """Return the table of a command's arguments and options."""
+    rows = [f"| `{_cell(option.names)}` | {_cell(option.meaning)} |" for option in options]
+    return "\n".join(["| option | meaning |", "|---|---|", *rows])
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

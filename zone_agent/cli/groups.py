@@ -1,6 +1,7 @@
 """Groups of commands that cost nothing until one of their commands is used."""
 
 import importlib
+import os
 from typing import Any
 
 import typer
@@ -8,6 +9,7 @@ from typer.core import TyperGroup
 
 GROUPS = {
     "agent": "Make a zone and run its agent.",
+    "config": "The settings of a zone.",
     "zone": "The zones of the federation.",
     "federation": "How this zone follows its peers.",
     "datastore": "Datastores of this zone.",
@@ -15,8 +17,12 @@ GROUPS = {
     "market": "Marketplaces of all zones.",
     "app": "Marketplace apps of all zones.",
     "request": "Changes whose answer was lost.",
+    "job": "Long operations of this zone.",
     "etcd": "The etcd of a zone, its own or shared.",
 }
+
+COMPLETION_VARIABLE = "_FEDMARKET_COMPLETE"
+"""Set by the function that a shell calls to complete a line."""
 
 
 def group() -> typer.Typer:
@@ -47,3 +53,8 @@ class LazyGroup(HelpingGroup):
         """Import the commands of the group."""
         module = importlib.import_module(f"zone_agent.cli.commands.{self.name}")
         self.commands = typer.main.get_group(module.commands).commands
+        if COMPLETION_VARIABLE in os.environ:
+            from zone_agent.cli.complete import complete_values  # noqa: PLC0415 - for a shell only
+
+            for command in self.commands.values():
+                complete_values(command)

@@ -4,23 +4,31 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from fedmarket.errors import FedmarketError, NotFound, Refused, Timeout, Unavailable
+from fedmarket.errors import FedmarketError, NotFound, Refused, Timeout, Unavailable, error_of
 from fedmarket.jsonview import view
 from fedmarket.pb.fedmarket.v1.app_pb2 import App
 from fedmarket.pb.fedmarket.v1.image_pb2 import Image
-from fedmarket.pb.fedmarket.v1.job_pb2 import JOB_STATE_DONE, JOB_STATE_FAILED, Job, WatchJobRequest
+from fedmarket.pb.fedmarket.v1.job_pb2 import (
+    JOB_STATE_CANCELLED,
+    JOB_STATE_DONE,
+    JOB_STATE_FAILED,
+    Job,
+    WatchJobRequest,
+)
 from fedmarket.pb.fedmarket.v1.job_pb2_grpc import JobServiceStub
 from fedmarket.retry import Backoff, is_retryable
-from zone_agent.cli.progress import Progress, progress
+from zone_agent.cli.progress import progress
 from zone_agent.cli.session import Session
 
 RECONNECT = Backoff(first_seconds=0.2, longest_seconds=2.0)
 RENEWALS = 3
 """A watch is renewed so many times within the timeout: a quiet one then tells that the agent still answers."""
+ENDED = frozenset({JOB_STATE_DONE, JOB_STATE_FAILED, JOB_STATE_CANCELLED})
 BEING_MADE = "locked"
 FAILED = "error"
 
 Made = TypeVar("Made", App, Image)
+Told = Callable[[Job], None]
 
 
 def await_made(session: Session, job_id: str, made: Made, show: Callable[[], Made]) -> Made:
@@ -32,21 +40,40 @@ def await_made(session: Session, job_id: str, made: Made, show: Callable[[], Mad
     look = f"`fedmarket {type(made).DESCRIPTOR.name.lower()} show {made.id}`"
     try:
         with progress("waiting") as report:
-            job = _Watch(session, job_id, report).until_ended()
-            if job is not None and job.state == JOB_STATE_FAILED:
-                raise Refused(job.error or f"{what} could not be made: see {look}")
+            job = _Watch(session, job_id, lambda job: report(job.done_bytes, job.total_bytes, job.phase)).until_ended()
+            if job is not None:
+                require_done(job, f"{what} could not be made: see {look}")
             return _until_settled(session, show, what, look)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted, but the agent goes on with {what}: see {look}") from None
 
 
+def watch_job(session: Session, job_id: str, told: Told) -> Job:
+    """Follow a job to its end, over restarts of the agent, and return it; `told` gets it whenever it may have moved.
+
+    Raises NotFound, Timeout if the agent cannot be asked any more.
+    """
+    job = _Watch(session, job_id, told, must_be_there=True).until_ended()
+    if job is None:
+        raise Timeout(f"job {job_id} cannot be watched any more: look again with `fedmarket job show {job_id}`")
+    return job
+
+
+def require_done(job: Job, otherwise: str = "the job failed: look at the agent's log") -> None:
+    """Raise what a job failed with."""
+    if job.state != JOB_STATE_DONE:
+        text = job.error or otherwise
+        raise error_of(job.code, text) if job.code else Refused(text)
+
+
 class _Watch:
     """Watches a job; a stream that breaks is made anew until nothing was heard for the timeout."""
 
-    def __init__(self, session: Session, job_id: str, report: Progress) -> None:
+    def __init__(self, session: Session, job_id: str, told: Told, *, must_be_there: bool = False) -> None:
         self._session = session
         self._job_id = job_id
-        self._report = report
+        self._told = told
+        self._must_be_there = must_be_there
         self._heard = time.monotonic()
         self._failures = 0
 
@@ -57,7 +84,9 @@ class _Watch:
             try:
                 job = self._one_stream(limit / RENEWALS)
             except NotFound:
-                return None  # an agent that was restarted knows the job no more
+                if self._must_be_there:
+                    raise
+                return None  # it has expired, or etcd was put back: what it made tells more
             except FedmarketError as error:
                 if not is_retryable(error):
                     raise
@@ -74,8 +103,8 @@ class _Watch:
             for job in stub.Watch(WatchJobRequest(id=self._job_id), timeout=seconds, metadata=self._session.metadata):
                 self._heard = time.monotonic()
                 self._failures = 0
-                self._report(job.done_bytes, job.total_bytes, job.phase)
-                if job.state in {JOB_STATE_DONE, JOB_STATE_FAILED}:
+                self._told(job)
+                if job.state in ENDED:
                     return job
         return None
 

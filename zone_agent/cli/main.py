@@ -13,16 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from fedmarket.errors import FedmarketError, Internal, cause_of
-from zone_agent.cli.groups import GROUPS, HelpingGroup, LazyGroup, group
+from zone_agent.cli.groups import COMPLETION_VARIABLE, GROUPS, HelpingGroup, LazyGroup, group
 from zone_agent.cli.options import BEFORE, Given, declare
+from zone_agent.cli.signals import INTERRUPTED, READER_GONE, TERMINATED
 
 PROGRAM = "fedmarket"
-COMPLETION_VARIABLE = "_FEDMARKET_COMPLETE"
 
 USAGE = 2
-INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
-READER_GONE = 128 + signal.SIGPIPE
 
 app = typer.Typer(
     cls=HelpingGroup,
@@ -51,6 +48,13 @@ _VERSION = Annotated[
 _CONTEXT = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 declare(_root, [_CONTEXT], BEFORE | {"version": _VERSION})
 app.callback()(_root)
+
+
+@app.command("man", help="Print the manual page, for `fedmarket man | man -l -`.")
+def _man() -> None:
+    from zone_agent.cli.man import man_page  # noqa: PLC0415 - it imports every command
+
+    typer.echo(man_page(), nl=False)
 
 
 def main() -> int:

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from zone_agent.cli.connection import (
+    CA_FILE_VARIABLE,
     CREDENTIALS_VARIABLE,
     DEFAULT_ENDPOINT,
     DEFAULT_TIMEOUT,
     ENDPOINT_VARIABLE,
+    TIMEOUT_VARIABLE,
     Connection,
     connection,
 )
@@ -45,6 +47,7 @@ def _options(*, hidden: bool) -> dict[str, Any]:
             float | None,
             typer.Option(
                 "--timeout",
+                envvar=None if hidden else TIMEOUT_VARIABLE,
                 metavar="SECONDS",
                 help=f"Wait so long for an answer; in a transfer, for its next bytes. Without: {DEFAULT_TIMEOUT:g}.",
                 hidden=hidden,
@@ -54,6 +57,7 @@ def _options(*, hidden: bool) -> dict[str, Any]:
             Path | None,
             typer.Option(
                 "--ca-file",
+                envvar=None if hidden else CA_FILE_VARIABLE,
                 metavar="FILE",
                 help="CA certificates (PEM) to trust in place of the system's, where the endpoint is TLS.",
                 hidden=hidden,

@@ -93,7 +93,10 @@ class Output:
 
     def table(self, messages: Iterable[Message], columns: Sequence[Column]) -> None:
         """Print a list: an array, or a table."""
-        rows = [view(message) for message in messages]
+        self.rows([view(message) for message in messages], columns)
+
+    def rows(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
+        """Print a list of what is no message: an array, or a table."""
         if self.as_json:
             _print_json(rows)
         else:
@@ -108,7 +111,7 @@ class Output:
             width = max(len(label) for label, _ in lines)
             print("\n".join(f"{label:<{width}} : {text}".rstrip() for label, text in lines))
 
-    def done(self, sentence: str, **facts: int | str) -> None:
+    def done(self, sentence: str, **facts: object) -> None:
         """Print what was done: the facts as an object, or the sentence."""
         if self.as_json:
             _print_json(facts)

@@ -21,7 +21,7 @@ def _silent(done: int, total: int, phase: str | None = None) -> None:
     """Say nothing."""
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
     """Say whether to show bars: as FEDMARKET_PROGRESS says, else on a terminal only."""
     return {"always": True, "never": False}.get(os.environ.get(VARIABLE, ""), sys.stderr.isatty())
 
@@ -29,7 +29,7 @@ def _wanted() -> bool:
 @contextmanager
 def progress(phase: str) -> Iterator[Progress]:
     """Show a bar with bytes, rate and the time that is left, if anybody is to see it."""
-    if not _wanted():
+    if not wanted():
         yield _silent
         return
     # Only who sees a bar pays for importing it.

@@ -12,6 +12,7 @@ from fedmarket.errors import BadInput, FedmarketError, Internal
 from fedmarket.pb.fedmarket.v1.common_pb2 import Page, Ref
 from zone_agent.cli import failures
 from zone_agent.cli.connection import Connection
+from zone_agent.telemetry.grpc_command import observed
 
 LAST_PAGE = -1
 MAX_ID = 2**31 - 1
@@ -42,7 +43,7 @@ class Session:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._channel = _channel(connection)
+        self._channel = observed(_channel(connection))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -80,12 +80,14 @@ class HttpFace:
         resolve: Resolve,
         *,
         tls: ssl.SSLContext | None = None,
+        metrics: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
         settings: HttpFaceSettings = HttpFaceSettings(),
     ) -> None:
         self._listen = listen
         self._signer = signer
         self._resolve = resolve
         self._tls = tls
+        self._metrics = metrics
         self._settings = settings
         self._runner: web.AppRunner | None = None
 
@@ -150,6 +152,8 @@ class HttpFace:
         app = web.Application(middlewares=[_answer_errors])
         app.router.add_get("/healthz", _healthz)
         app.router.add_get("/blobs/{market}/{object}", self._blob)
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._metrics)
         return app
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:

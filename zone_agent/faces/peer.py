@@ -38,6 +38,7 @@ from zone_agent.faces.native.server import bind
 from zone_agent.peers import MAX_MESSAGE_BYTES
 from zone_agent.services.changes import ChangeService
 from zone_agent.services.locate import Locator
+from zone_agent.telemetry.grpc_server import Observer
 
 
 class PeerFace(PeerServiceServicer):
@@ -72,7 +73,7 @@ class PeerFace(PeerServiceServicer):
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
-        server = aio.server(options=options)
+        server = aio.server(interceptors=[Observer("peer")], options=options)
         add_PeerServiceServicer_to_server(self, server)
         port = bind(server, str(settings.listen), self._identity.server_credentials(), "[peer] listen")
         await server.start()

@@ -19,6 +19,11 @@ class Credentials:
         self._admin = Principal(zone, ADMIN_UID, ADMIN_GID)
         self._expected = f"{user}:{secret}".encode()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Credentials) and hmac.compare_digest(self._expected, other._expected)
+
+    __hash__ = None  # type: ignore[assignment]  # whom they let in can change
+
     @classmethod
     def load(cls, zone: int, path: Path) -> "Credentials":
         """Read the file. Raises ConfigError if it is missing, open to others, or holds no `user:secret`."""
@@ -35,6 +40,10 @@ class Credentials:
         if not (user and colon and secret) or "\n" in text:
             raise ConfigError(f"the credentials file {path} does not hold one line user:secret: write it anew")
         return cls(zone, user, secret)
+
+    def replace(self, other: "Credentials") -> None:
+        """Let in whom `other` lets in, and nobody else, from the next call on."""
+        self._expected = other._expected
 
     @property
     def admin(self) -> Principal:

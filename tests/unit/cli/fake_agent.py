@@ -13,6 +13,8 @@ from fedmarket.errors import FedmarketError, NotFound, Unauthenticated, cause_of
 from fedmarket.pb.fedmarket.v1 import (
     app_pb2,
     app_pb2_grpc,
+    change_pb2,
+    change_pb2_grpc,
     common_pb2,
     image_pb2,
     image_pb2_grpc,
@@ -52,6 +54,7 @@ class FakeAgent:
         self.markets: list[market_pb2.Market] = []
         self.images: list[image_pb2.Image] = []
         self.apps: list[app_pb2.App] = []
+        self.jobs: list[job_pb2.Job] = []
         self.blob = b""
         self.asked: list[Any] = []
         self.was_asked = threading.Event()
@@ -60,6 +63,8 @@ class FakeAgent:
         self.import_was_whole = False
         self.error: FedmarketError | None = None
         """Raised by every call."""
+        self.visible = True
+        """Whether changes are seen where they are asked for when they are answered."""
         self.silent = False
         """Answer nothing until the caller gives up."""
         self.watches: list[Callable[[Context], Iterator[job_pb2.Job]]] = []
@@ -72,6 +77,7 @@ class FakeAgent:
         image_pb2_grpc.add_DatastoreServiceServicer_to_server(_Datastores(self), self._server)
         image_pb2_grpc.add_ImageServiceServicer_to_server(_Images(self), self._server)
         market_pb2_grpc.add_MarketServiceServicer_to_server(_Markets(self), self._server)
+        change_pb2_grpc.add_ChangeServiceServicer_to_server(_Changes(self), self._server)
         app_pb2_grpc.add_AppServiceServicer_to_server(_Apps(self), self._server)
         job_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(self), self._server)
         if credentials is None:
@@ -225,9 +231,12 @@ class _Images(_Service, image_pb2_grpc.ImageServiceServicer):
         self.agent.enter(request, context)
         return self.agent.find(self.agent.images, request.image, context)
 
-    def Delete(self, request: Any, context: Context) -> Any:  # noqa: N802
+    def Clone(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
-        return image_pb2.DeleteImageResponse(id=self.agent.find(self.agent.images, request.image, context).id)
+        image = image_pb2.Image()
+        image.CopyFrom(self.agent.find(self.agent.images, request.image, context))
+        image.state = record_pb2.IMAGE_STATE_LOCKED
+        return image_pb2.CloneImageResponse(image=image, job_id="job-1")
 
 
 class _Markets(_Service, market_pb2_grpc.MarketServiceServicer):
@@ -246,9 +255,21 @@ class _Markets(_Service, market_pb2_grpc.MarketServiceServicer):
         self.agent.enter(request, context)
         return self.agent.find(self.agent.markets, request.market, context)
 
-    def Delete(self, request: Any, context: Context) -> Any:  # noqa: N802
+
+class _Changes(_Service, change_pb2_grpc.ChangeServiceServicer):
+    def Change(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
-        return market_pb2.DeleteMarketResponse(id=self.agent.find(self.agent.markets, request.market, context).id)
+        things: dict[str, list[Any]] = {
+            "market": self.agent.markets,
+            "app": self.agent.apps,
+            "image": self.agent.images,
+        }
+        found = self.agent.find(things[request.kind], request.ref, context)
+        return change_pb2.ChangeResponse(id=found.id, visible=self.agent.visible, request_id=request.request_id)
+
+    def Resolve(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return change_pb2.ResolveResponse(done=True, id=100)
 
 
 class _Apps(_Service, app_pb2_grpc.AppServiceServicer):
@@ -272,9 +293,9 @@ class _Apps(_Service, app_pb2_grpc.AppServiceServicer):
         self.agent.enter(request, context)
         return self.agent.find(self.agent.apps, request.app, context)
 
-    def Delete(self, request: Any, context: Context) -> Any:  # noqa: N802
+    def Fetch(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
-        return app_pb2.DeleteAppResponse(id=self.agent.find(self.agent.apps, request.app, context).id)
+        return app_pb2.FetchAppResponse(path=f"/downloads/{request.file}", job_id="job-1")
 
     def Download(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
@@ -290,6 +311,25 @@ class _Apps(_Service, app_pb2_grpc.AppServiceServicer):
 
 
 class _Jobs(_Service, job_pb2_grpc.JobServiceServicer):
+    def List(self, request: Any, context: Context) -> Any:  # noqa: N802
+        asked = job_pb2.ListJobsRequest()
+        asked.CopyFrom(request)
+        self.agent.enter(asked, context)
+        found = [job for job in self.agent.jobs if not request.states or job.state in request.states]
+        begin = next((at + 1 for at, job in enumerate(found) if job.id == request.after), 0)
+        page = found[begin : begin + PAGE_SIZE]
+        return job_pb2.ListJobsResponse(jobs=page, next=page[-1].id if found[begin + PAGE_SIZE :] else "")
+
+    def Show(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self.agent.enter(request, context)
+        return next(job for job in self.agent.jobs if job.id == request.id)
+
+    def Cancel(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return self.Show(request, context)
+
+    def Retry(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return self.Show(request, context)
+
     def Watch(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.agent.enter(request, context)
         watch = self.agent.watches.pop(0) if len(self.agent.watches) > 1 else self.agent.watches[0]

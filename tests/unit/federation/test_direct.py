@@ -8,9 +8,9 @@ from federation.head import SealedHead, seal
 from federation.keys import HEAD, Keyspace
 from federation.link.direct import Newest
 from federation.link.sink import State
-from federation.memory import MemoryStore
+from federation.memory import MemoryStore, Moment
 from federation.records import encode
-from federation.store import Txn
+from federation.store import StoreUnavailable, Txn, TxnResult
 from tests.support.federation import DIRECT, Zone, forge, key_of, market, names
 
 BOUND = 10.0
@@ -102,6 +102,52 @@ async def test_the_last_head_that_was_seen_is_kept_over_a_restart() -> None:
             await until(lambda: "older than" in tokyo.direct[0].catalog.fault)
             assert tokyo.direct[0].fault is None
             assert list(seen(tokyo, berlin).values()) == ["b"]
+
+
+class SlowStore(MemoryStore):
+    """A store that holds the first write at one key for as long as it is told to."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self._key = key
+        self.reached = asyncio.Event()
+        self.proceed = asyncio.Event()
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        if self._key in txn.puts and not self.reached.is_set():
+            self.reached.set()
+            await self.proceed.wait()
+        return await super().txn(txn)
+
+
+async def test_a_head_that_comes_while_the_one_before_is_being_kept_is_kept_too() -> None:
+    store = SlowStore(Keyspace("/fedmarket/1/", 100).replica(0) + HEAD)
+    async with Zone(0, store) as berlin, Zone(100, store) as tokyo:
+        tokyo.reachable = False
+        tokyo.follow(berlin)
+        await until(store.reached.is_set)
+        await berlin.create("b")
+        await until(lambda: tokyo.direct[0].catalog.pair == berlin.own.pair)
+        store.proceed.set()
+        await until(lambda: tokyo.replicas[0].stored[0] == head_bytes(berlin))
+
+
+async def test_the_last_head_is_kept_though_etcd_did_not_take_it_at_first() -> None:
+    store = MemoryStore()
+    async with Zone(0, store) as berlin, Zone(100, store) as tokyo:
+        at_head, refused = tokyo.keyspace.replica(0) + HEAD, 0
+
+        def fail_twice(txn: Txn, moment: Moment) -> None:
+            nonlocal refused
+            if at_head in txn.puts and moment == "before" and refused < 2:
+                refused += 1
+                raise StoreUnavailable("etcd does not answer")
+
+        store.fault = fail_twice
+        tokyo.reachable = False
+        tokyo.follow(berlin)
+        await until(lambda: tokyo.replicas[0].stored[0] == head_bytes(berlin))
+        assert refused == 2
 
 
 async def test_two_heads_with_one_place_are_a_fork_until_a_person_decides() -> None:

@@ -107,14 +107,14 @@ async def test_settling_a_request_that_was_made_says_so_and_changes_nothing() ->
         assert (settled.HasField("refusal"), settled.id) == (False, made)
 
 
-async def test_what_has_begun_ends_by_its_own_ticket_only() -> None:
+async def test_what_has_begun_ends_by_its_own_commits_only() -> None:
     refusal = Refusal(code="refused", text="the directory cannot be written")
     async with Zone(0) as zone:
-        mine, stranger = ticket(zone), ticket(zone)
+        mine = ticket(zone)
         await zone.writer.commit(lambda draft: mine.begun(draft, 100))
         assert (await requests(zone).refuse(request(), NEVER_MADE)).running
-        assert (await requests(zone).refuse(request(), refusal, DIGEST, stranger)).running
-        assert (await requests(zone).refuse(request(), refusal, DIGEST, mine)).refusal == refusal
+        await zone.writer.commit(lambda draft: mine.refused(draft, refusal))
+        assert (await requests(zone).refuse(request(), NEVER_MADE)).refusal == refusal
 
 
 async def test_what_has_begun_is_made_when_its_last_commit_is() -> None:

@@ -1,7 +1,7 @@
 """`fedmarket agent`: make a zone and run its agent. No client commands: they need no agent."""
 
 import asyncio
-import logging
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,6 @@ from zone_agent.config import load
 from zone_agent.init import ADMIN, NewZone, make_zone
 
 commands = group()
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class LogLevel(Enum):
@@ -78,11 +76,31 @@ def init(
 @commands.command("run")
 def run(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The zone.toml of the zone.")],
-    log_level: Annotated[LogLevel, typer.Option("--log-level", help="How much to say on stderr.")] = LogLevel.INFO,
+    log_level: Annotated[
+        LogLevel | None, typer.Option("--log-level", help="How much to say on stderr; wins over [log] level.")
+    ] = None,
 ) -> None:
     """Run the agent of a zone until it is told to stop (SIGTERM, SIGINT)."""
     # Everything an agent is made of: neither `init` nor a --help has to wait for it.
     from zone_agent.agent import run as run_agent  # noqa: PLC0415
+    from zone_agent.telemetry.agent import observed_agent  # noqa: PLC0415 - as above
 
-    logging.basicConfig(level=log_level.value.upper(), format=LOG_FORMAT)
-    asyncio.run(run_agent(load(config)))
+    settings = load(config)
+    log = settings.log if log_level is None else replace(settings.log, level=log_level.value)
+    with observed_agent(settings, log):
+        asyncio.run(run_agent(settings))
+
+
+@commands.command("reload")
+def reload(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The zone.toml that the agent runs with.")],
+) -> None:
+    """Let a running agent take up changed settings, certificates and credentials, if they hold.
+
+    Its log says what it took up and what waits for a restart. The environment of the agent is that of its start.
+    """
+    from zone_agent.presence import ask_to_reload  # noqa: PLC0415 - as above
+
+    load(config)  # an error is said here, not only in a log
+    pid = ask_to_reload(config.absolute())
+    typer.echo(f"The agent, process {pid}, reloads its settings: its log says what it takes up.")

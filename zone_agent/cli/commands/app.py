@@ -10,22 +10,26 @@ from fedmarket.errors import BadInput
 from fedmarket.pb.fedmarket.v1.app_pb2 import (
     App,
     CreateAppRequest,
-    DeleteAppRequest,
     ExportAppRequest,
+    FetchAppRequest,
     ListAppsRequest,
     ShowAppRequest,
 )
 from fedmarket.pb.fedmarket.v1.app_pb2_grpc import AppServiceStub
+from fedmarket.pb.fedmarket.v1.change_pb2 import Delete, Verb
 from fedmarket.pb.fedmarket.v1.common_pb2 import Ref
 from fedmarket.pb.fedmarket.v1.image_pb2 import Image, ShowImageRequest
 from fedmarket.pb.fedmarket.v1.image_pb2_grpc import ImageServiceStub
 from fedmarket.units import human_size
+from zone_agent.cli.changes import RequestId, ask_change
 from zone_agent.cli.client import Client, client_command
 from zone_agent.cli.download import download_to_file, download_to_stdout
 from zone_agent.cli.groups import group
-from zone_agent.cli.jobs import await_made
+from zone_agent.cli.jobs import await_made, require_done, watch_job
 from zone_agent.cli.output import column, number, size, time
+from zone_agent.cli.progress import progress
 from zone_agent.cli.session import ref
+from zone_agent.cli.verbs import add_locks, add_verbs
 
 commands = group()
 
@@ -101,21 +105,33 @@ def show(client: Client, app: AppRef) -> None:
 
 
 @client_command(commands, "delete")
-def delete(client: Client, app: AppRef) -> None:
-    """Delete an app of this zone, and its bytes."""
-    stub = client.session.stub(AppServiceStub)
-    deleted = client.session.call(stub.Delete, DeleteAppRequest(app=ref(app)), change=True)
-    client.out.done(f"deleted app {deleted.id}", id=deleted.id)
+def delete(client: Client, app: AppRef, request_id: RequestId = None) -> None:
+    """Delete an app, and its bytes."""
+    changed = ask_change(client, "app", app, Verb(delete=Delete()), request_id)
+    client.out.done(f"deleted app {changed.id}", id=changed.id)
 
 
 @client_command(commands, "download")
 def download(
     client: Client,
     app: AppRef,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is stdout.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is stdout.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    to_agent: Annotated[
+        str,
+        typer.Option("--to-agent", metavar="NAME", help="In place of FILE: a file in the agent's own directory."),
+    ] = "",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="With --to-agent: do not wait until it is there.")] = False,
 ) -> None:
-    """Fetch an app's bytes into a file of this machine. It appears when it is whole and its SHA-256 was checked."""
+    """Fetch an app's bytes into a file of this machine. It appears when it is whole and its SHA-256 was checked.
+
+    With --to-agent, the agent fetches them into its directory of downloads ([jobs] in zone.toml), as a job.
+    """
+    if bool(file) is bool(to_agent):
+        raise BadInput("a download goes to one place: give FILE, or --to-agent NAME")
+    if to_agent:
+        _download_to_agent(client, app, to_agent, no_wait=no_wait)
+        return
     if file == STDOUT:
         if client.out.as_json:
             raise BadInput("--json and FILE - both want stdout: give a file name, or leave --json out")
@@ -159,3 +175,19 @@ def _print_started(client: Client, made: App | Image, job_id: str) -> None:
         client.out.show(made, job_id=job_id)
     else:
         client.out.done(str(made.id))
+
+
+def _download_to_agent(client: Client, app: str, name: str, *, no_wait: bool) -> None:
+    stub = client.session.stub(AppServiceStub)
+    started = client.session.call(stub.Fetch, FetchAppRequest(app=ref(app), file=name), change=True)
+    if not no_wait:
+        with progress("waiting") as report:
+            job = watch_job(
+                client.session, started.job_id, lambda job: report(job.done_bytes, job.total_bytes, job.phase)
+            )
+        require_done(job)
+    client.out.done(started.path, path=started.path, job_id=started.job_id)
+
+
+add_verbs(commands, "app")
+add_locks(commands, "app")

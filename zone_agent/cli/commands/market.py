@@ -5,19 +5,20 @@ from typing import Annotated
 
 import typer
 
-from fedmarket.errors import BadInput
+from fedmarket.pb.fedmarket.v1.change_pb2 import Delete, Verb
 from fedmarket.pb.fedmarket.v1.common_pb2 import SCOPE_UNSPECIFIED, Scope
 from fedmarket.pb.fedmarket.v1.market_pb2 import (
     CreateMarketRequest,
-    DeleteMarketRequest,
     ListMarketsRequest,
     ShowMarketRequest,
 )
 from fedmarket.pb.fedmarket.v1.market_pb2_grpc import MarketServiceStub
+from zone_agent.cli.changes import RequestId, ask_change
 from zone_agent.cli.client import Client, client_command
 from zone_agent.cli.groups import group
 from zone_agent.cli.output import Column, available, capacity, column, number
 from zone_agent.cli.session import ref
+from zone_agent.cli.verbs import add_monitor, add_verbs, parse_attributes
 
 commands = group()
 
@@ -61,7 +62,7 @@ def create(
         name=name,
         driver=driver,
         scope=SCOPE_UNSPECIFIED if scope is None else Scope.Value(f"SCOPE_{scope.name}"),
-        attributes=_attributes(attributes or []),
+        attributes=parse_attributes(attributes or []),
     )
     stub = client.session.stub(MarketServiceStub)
     client.out.show(client.session.call(stub.Create, request, change=True))
@@ -83,20 +84,11 @@ def show(client: Client, market: MarketRef) -> None:
 
 
 @client_command(commands, "delete")
-def delete(client: Client, market: MarketRef) -> None:
-    """Delete a market of this zone. Refused while it holds apps."""
-    stub = client.session.stub(MarketServiceStub)
-    deleted = client.session.call(stub.Delete, DeleteMarketRequest(market=ref(market)), change=True)
-    client.out.done(f"deleted market {deleted.id}", id=deleted.id)
+def delete(client: Client, market: MarketRef, request_id: RequestId = None) -> None:
+    """Delete a market. Refused while it holds apps."""
+    changed = ask_change(client, "market", market, Verb(delete=Delete()), request_id)
+    client.out.done(f"deleted market {changed.id}", id=changed.id)
 
 
-def _attributes(pairs: list[str]) -> dict[str, str]:
-    attributes: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not (key and separator):
-            raise BadInput(f"--set {pair!r} is not KEY=VALUE: write for instance --set PUBLIC_DIR=/srv/market")
-        if key in attributes:
-            raise BadInput(f"--set {key} is given twice: give it once")
-        attributes[key] = value
-    return attributes
+add_verbs(commands, "market")
+add_monitor(commands)

@@ -31,4 +31,4 @@ def resolve(
     elif resolved.done:
         client.out.done(f"done: the change was made (id {resolved.id})")
     else:
-        client.out.done(f"not done, and never will be: {resolved.text}")
+        client.out.done(f"not done: {resolved.text}")

@@ -16,16 +16,26 @@ from federation.scrub import ScrubSummary, Verdict
 from federation.view import Found, View
 from fedmarket.errors import BadInput
 from fedmarket.pb.fedmarket.v1 import app_pb2, common_pb2, image_pb2, job_pb2, market_pb2, zone_pb2
-from fedmarket.pb.fedmarket.v1.record_pb2 import AppRecord, DatastoreRecord, ImageRecord, MarketRecord
-from zone_agent.jobs import Job
+from fedmarket.pb.fedmarket.v1.record_pb2 import (
+    LOCK_LEVEL_NONE,
+    AppRecord,
+    DatastoreRecord,
+    ImageRecord,
+    Lock,
+    MarketRecord,
+    Template,
+)
+from fedmarket.template import value_text
+from zone_agent.jobs import Stored
 from zone_agent.services.federation import ZoneCheck
+from zone_agent.services.locate import market_of, state_of
 from zone_agent.services.principal import group_name, permissions, user_name
+from zone_agent.services.updates import HIDDEN
 from zone_agent.services.zones import SeenZone
 from zone_agent.stores import attributes_of
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=Message)
-SECRET = "***"  # noqa: S105 -- what is shown instead of one
 
 DEFAULT_PAGE = 1000
 MAX_PAGE = 1000
@@ -80,7 +90,7 @@ class Projector:
         m = found.message
         driver = MARKET_DRIVERS.get(m.driver)
         secrets = driver.secrets if driver else frozenset()
-        attributes = {k: SECRET if k in secrets else v for k, v in attributes_of(m.template).items()}
+        attributes = {k: HIDDEN if k in secrets else v for k, v in _shown(m.template).items()}
         shown = market_pb2.Market(
             id=found.id,
             name=m.name,
@@ -107,10 +117,8 @@ class Projector:
     def app(self, found: Found[AppRecord]) -> app_pb2.App:
         """Return an app."""
         m = found.message
-        market = self._view.get(MarketRecord, m.market_id)
-        if market is not None and market.home != found.home:
-            market = None  # an app is only ever in a market of its own zone, whatever its record says
-        attributes = attributes_of(m.template)
+        market = market_of(self._view, found)
+        attributes = _shown(m.template)
         shown = app_pb2.App(
             id=found.id,
             name=m.name,
@@ -118,7 +126,7 @@ class Projector:
             zone=self._view.zone_name(found.home),
             market_id=m.market_id,
             market=market.message.name if market else "",
-            state=m.state,
+            state=state_of(m, market),
             type=m.type,
             owner_id=m.owner.uid,
             owner=user_name(m.owner),
@@ -136,15 +144,18 @@ class Projector:
             description=attributes.get("DESCRIPTION", ""),
             error=m.error.text,
             uid=found.record.uid,
+            attributes=attributes,
         )
         shown.registered.FromSeconds(m.register_time)
+        _show_lock(shown, m.lock)
         return shown
 
     def image(self, found: Found[ImageRecord], source: str) -> image_pb2.Image:
         """Return an image; `source` is where its datastore keeps it."""
         m = found.message
         datastore = self._view.get(DatastoreRecord, m.datastore_id)
-        from_app = attributes_of(m.template).get("FROM_APP", "")
+        attributes = _shown(m.template)
+        from_app = attributes.get("FROM_APP", "")
         shown = image_pb2.Image(
             id=found.id,
             name=m.name,
@@ -170,8 +181,10 @@ class Projector:
             error=m.error.text,
             from_app_id=int(from_app) if from_app.isdecimal() else -1,
             uid=found.record.uid,
+            attributes=attributes,
         )
         shown.registered.FromSeconds(m.register_time)
+        _show_lock(shown, m.lock)
         return shown
 
     def datastore(self, found: Found[DatastoreRecord], images: int, usage: Usage | None) -> image_pb2.Datastore:
@@ -191,6 +204,29 @@ class Projector:
             used_mb=usage.used_mb if usage else 0,
             attributes=attributes_of(m.template),
         )
+
+
+def _shown(template: Template) -> dict[str, str]:
+    """Return a template's attributes, vectors as text; of a name that is there several times, the last.
+
+    What is neither a value nor a vector is of a newer version, and left out.
+    """
+    shown = {}
+    for attribute in template.attributes:
+        match attribute.WhichOneof("content"):
+            case "value":
+                shown[attribute.name] = attribute.value
+            case "vector":
+                shown[attribute.name] = value_text(attribute)
+    return shown
+
+
+def _show_lock(shown: app_pb2.App | image_pb2.Image, lock: Lock) -> None:
+    if lock.level == LOCK_LEVEL_NONE:
+        shown.lock_owner_id = -1
+        return
+    shown.lock, shown.lock_owner_id, shown.lock_owner = lock.level, lock.owner.uid, user_name(lock.owner)
+    shown.locked.FromSeconds(lock.time)
 
 
 def zone(seen: SeenZone) -> zone_pb2.Zone:
@@ -295,23 +331,30 @@ def head(sealed: SealedHead | None) -> zone_pb2.HeadSummary | None:
     return zone_pb2.HeadSummary(epoch=h.epoch, seq=h.seq, root=h.root.hex(), count=h.count)
 
 
-_JOB_STATES = {"running": job_pb2.JOB_STATE_RUNNING, "done": job_pb2.JOB_STATE_DONE, "failed": job_pb2.JOB_STATE_FAILED}
-_JOB_KINDS = {"create": job_pb2.JOB_KIND_CREATE, "export": job_pb2.JOB_KIND_EXPORT, "import": job_pb2.JOB_KIND_IMPORT}
-
-
-def job(running: Job) -> job_pb2.Job:
+def job(stored: Stored) -> job_pb2.Job:
     """Return a job."""
+    record = stored.record
+    of = record.object
     shown = job_pb2.Job(
-        id=running.id,
-        kind=_JOB_KINDS[running.kind.value],
-        state=_JOB_STATES[running.state.value],
-        phase=running.phase,
-        done_bytes=running.done_bytes,
-        total_bytes=running.total_bytes,
-        error=running.error,
-        object_id=running.object_id,
+        id=stored.id,
+        kind=record.kind,
+        state=record.state,
+        phase=record.phase,
+        done_bytes=record.done_bytes,
+        total_bytes=record.total_bytes,
+        error=record.error.text,
+        code=record.code,
+        object_id=of.id,
+        object_kind=of.kind,
+        object_name=of.name,
+        attempts=record.attempts,
+        agent=record.agent,
+        cancelling=record.cancel and not stored.ended,
+        target=record.target,
+        owner_id=record.principal.uid,
+        owner_zone_id=record.principal.zone,
     )
-    shown.started.FromMilliseconds(int(running.started * 1000))
-    if running.ended:
-        shown.ended.FromMilliseconds(int(running.ended * 1000))
+    shown.started.FromMilliseconds(record.started_ms)
+    if record.ended_ms:
+        shown.ended.FromMilliseconds(record.ended_ms)
     return shown

@@ -13,6 +13,8 @@ from fedmarket.errors import ConfigError
 from fedmarket.pb.fedmarket.v1 import (
     app_pb2,
     app_pb2_grpc,
+    change_pb2,
+    change_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
     job_pb2,
@@ -22,19 +24,27 @@ from fedmarket.pb.fedmarket.v1 import (
     zone_pb2,
     zone_pb2_grpc,
 )
+from zone_agent.certificates import GrpcTls
 from zone_agent.config import GrpcSettings
+from zone_agent.faces.native.changes import Changes
 from zone_agent.faces.native.gate import Gate
+from zone_agent.faces.native.jobs import JobServicer
 from zone_agent.faces.native.project import Projector
-from zone_agent.faces.native.servicers import Apps, Datastores, Federation, Images, JobWatch, Markets, Zones
+from zone_agent.faces.native.servicers import Apps, Datastores, Federation, Images, Markets, Zones
 from zone_agent.identity.credentials import Credentials
 from zone_agent.jobs import Jobs
 from zone_agent.services.apps import AppService
+from zone_agent.services.changes import ChangeService
+from zone_agent.services.clones import CloneService
 from zone_agent.services.datastores import DatastoreService
+from zone_agent.services.downloads import DownloadService
 from zone_agent.services.exports import ExportService
 from zone_agent.services.federation import FederationService
 from zone_agent.services.images import ImageService
+from zone_agent.services.jobs import JobService
 from zone_agent.services.markets import MarketService
 from zone_agent.services.zones import ZoneService
+from zone_agent.telemetry.grpc_server import Observer
 
 MAX_MESSAGE_BYTES = 4 << 20
 """gRPC's own default, said openly: a larger message is answered RESOURCE_EXHAUSTED."""
@@ -58,10 +68,15 @@ class Services:
     zones: ZoneService
     markets: MarketService
     apps: AppService
+    changes: ChangeService
     exports: ExportService
     images: ImageService
     datastores: DatastoreService
-    jobs: Jobs
+    clones: CloneService
+    downloads: DownloadService
+    running: Jobs
+    """Not served: what runs the jobs."""
+    jobs: JobService
     federation: FederationService
 
 
@@ -77,6 +92,7 @@ class NativeFace:
         *,
         grace: float,
         idle_seconds: float,
+        tls: GrpcTls | None,
     ) -> None:
         self._services = services
         self._projector = projector
@@ -84,14 +100,15 @@ class NativeFace:
         self._settings = settings
         self._grace = grace
         self._idle_seconds = idle_seconds
+        self._tls = tls
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[int, None]:
         """Serve while the context is open; gives the port. Raises ConfigError if the address cannot be used."""
         gate = Gate(self._credentials)
-        server = aio.server(interceptors=[gate], options=OPTIONS)
+        server = aio.server(interceptors=[Observer("native"), gate], options=OPTIONS)
         checks, names = self._add(server)
-        port = bind(server, str(self._settings.listen), self._credentials_of_port(), "[grpc] listen")
+        port = bind(server, str(self._settings.listen), self._tls.credentials() if self._tls else None, "[grpc] listen")
         await server.start()
         for name in ["", *names]:
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -104,30 +121,22 @@ class NativeFace:
 
     def _add(self, server: aio.Server) -> tuple[health.aio.HealthServicer, list[str]]:
         s = self._services
-        images = Images(s.images, self._projector, self._idle_seconds)
+        images = Images(s.images, s.clones, self._projector, self._idle_seconds)
         zone_pb2_grpc.add_ZoneServiceServicer_to_server(Zones(s.zones), server)
         zone_pb2_grpc.add_FederationServiceServicer_to_server(Federation(s.zones, s.federation), server)
         market_pb2_grpc.add_MarketServiceServicer_to_server(Markets(s.markets, self._projector), server)
-        app_pb2_grpc.add_AppServiceServicer_to_server(Apps(s.apps, s.exports, self._projector, images), server)
+        apps = Apps(s.apps, s.exports, s.downloads, self._projector, images)
+        app_pb2_grpc.add_AppServiceServicer_to_server(apps, server)
         image_pb2_grpc.add_ImageServiceServicer_to_server(images, server)
         image_pb2_grpc.add_DatastoreServiceServicer_to_server(Datastores(s.datastores, self._projector), server)
-        job_pb2_grpc.add_JobServiceServicer_to_server(JobWatch(s.jobs), server)
-        files = [zone_pb2, market_pb2, app_pb2, image_pb2, job_pb2]
+        change_pb2_grpc.add_ChangeServiceServicer_to_server(Changes(s.changes, s.zones), server)
+        job_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(s.jobs), server)
+        files = [zone_pb2, market_pb2, app_pb2, change_pb2, image_pb2, job_pb2]
         names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return checks, names
-
-    def _credentials_of_port(self) -> grpc.ServerCredentials | None:
-        s = self._settings
-        if s.tls_cert is None or s.tls_key is None:
-            return None
-        try:
-            pair = (s.tls_key.read_bytes(), s.tls_cert.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{error.filename} cannot be read ({error.strerror}): see [grpc] in zone.toml") from error
-        return grpc.ssl_server_credentials([pair])
 
 
 def bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None, setting: str) -> int:

@@ -15,8 +15,6 @@ from fedmarket.pb.fedmarket.v1 import (
     app_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
-    job_pb2,
-    job_pb2_grpc,
     market_pb2,
     market_pb2_grpc,
     peer_pb2,
@@ -27,9 +25,10 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import ImageRecord
 from zone_agent.faces.native import project
 from zone_agent.faces.native.gate import caller
 from zone_agent.faces.native.project import Projector, paged, ref
-from zone_agent.jobs import Jobs
 from zone_agent.services.apps import AppService
+from zone_agent.services.clones import CloneService
 from zone_agent.services.datastores import DatastoreService
+from zone_agent.services.downloads import DownloadService
 from zone_agent.services.exports import ExportService
 from zone_agent.services.federation import FederationService
 from zone_agent.services.images import ImageService, NewImage
@@ -140,16 +139,21 @@ class Markets(market_pb2_grpc.MarketServiceServicer):
     async def Show(self, request: market_pb2.ShowMarketRequest, context: Any) -> market_pb2.Market:
         return self._projector.market(self._markets.show(ref(request.market)))
 
-    async def Delete(self, request: market_pb2.DeleteMarketRequest, context: Any) -> market_pb2.DeleteMarketResponse:
-        return market_pb2.DeleteMarketResponse(id=await self._markets.delete(ref(request.market)))
-
 
 class Apps(app_pb2_grpc.AppServiceServicer):
     """fedmarket.v1.AppService."""
 
-    def __init__(self, apps: AppService, exports: ExportService, projector: Projector, images: "Images") -> None:
+    def __init__(
+        self,
+        apps: AppService,
+        exports: ExportService,
+        downloads: DownloadService,
+        projector: Projector,
+        images: "Images",
+    ) -> None:
         self._apps = apps
         self._exports = exports
+        self._downloads = downloads
         self._projector = projector
         self._images = images
 
@@ -174,14 +178,15 @@ class Apps(app_pb2_grpc.AppServiceServicer):
     async def Show(self, request: app_pb2.ShowAppRequest, context: Any) -> app_pb2.App:
         return self._projector.app(self._apps.show(ref(request.app)))
 
-    async def Delete(self, request: app_pb2.DeleteAppRequest, context: Any) -> app_pb2.DeleteAppResponse:
-        return app_pb2.DeleteAppResponse(id=await self._apps.delete(ref(request.app)))
-
     async def Export(self, request: app_pb2.ExportAppRequest, context: Any) -> app_pb2.ExportAppResponse:
         image, job = await self._exports.export(
             caller(), ref(request.app), ref(request.datastore), request.name, request.format
         )
         return app_pb2.ExportAppResponse(image=self._images.project(image), job_id=job.id)
+
+    async def Fetch(self, request: app_pb2.FetchAppRequest, context: Any) -> app_pb2.FetchAppResponse:
+        path, job = await self._downloads.fetch(caller(), ref(request.app), request.file)
+        return app_pb2.FetchAppResponse(path=str(path), job_id=job.id)
 
     async def Download(
         self, request: app_pb2.DownloadAppRequest, context: Any
@@ -196,8 +201,9 @@ class Apps(app_pb2_grpc.AppServiceServicer):
 class Images(image_pb2_grpc.ImageServiceServicer):
     """fedmarket.v1.ImageService."""
 
-    def __init__(self, images: ImageService, projector: Projector, idle_seconds: float) -> None:
+    def __init__(self, images: ImageService, clones: CloneService, projector: Projector, idle_seconds: float) -> None:
         self._images = images
+        self._clones = clones
         self._projector = projector
         self._idle_seconds = idle_seconds
 
@@ -220,8 +226,10 @@ class Images(image_pb2_grpc.ImageServiceServicer):
     async def Show(self, request: image_pb2.ShowImageRequest, context: Any) -> image_pb2.Image:
         return self.project(self._images.show(ref(request.image)))
 
-    async def Delete(self, request: image_pb2.DeleteImageRequest, context: Any) -> image_pb2.DeleteImageResponse:
-        return image_pb2.DeleteImageResponse(id=await self._images.delete(ref(request.image)))
+    async def Clone(self, request: image_pb2.CloneImageRequest, context: Any) -> image_pb2.CloneImageResponse:
+        datastore = ref(request.datastore) if request.HasField("datastore") else None
+        image, job = await self._clones.clone(caller(), ref(request.image), request.name, datastore)
+        return image_pb2.CloneImageResponse(image=self.project(image), job_id=job.id)
 
 
 class Datastores(image_pb2_grpc.DatastoreServiceServicer):
@@ -242,18 +250,6 @@ class Datastores(image_pb2_grpc.DatastoreServiceServicer):
         found = self._datastores.show(named)
         usage = await self._datastores.usage(found)
         return self._projector.datastore(found, self._datastores.images(found.id), usage)
-
-
-class JobWatch(job_pb2_grpc.JobServiceServicer):
-    """fedmarket.v1.JobService."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-
-    async def Watch(self, request: job_pb2.WatchJobRequest, context: Any) -> AsyncIterator[job_pb2.Job]:
-        async with aclosing(self._jobs.watch(request.id)) as states:
-            async for state in states:
-                yield project.job(state)
 
 
 def _one_or_all(request: zone_pb2.VerifyRequest | zone_pb2.ListLostRequest) -> int | str | None:
