@@ -246,11 +246,12 @@ class Zone:
         return list(answer.kvs)
 
     def dump(self, below: str = "") -> dict[str, tuple[bytes, int]]:
-        """Return the keys of its etcd with value and revision, but for the heads, the duties and upkeep's notes.
+        """Return the keys of its etcd with value and revision, but for those that change where no record does.
 
-        A head is signed anew even where nothing changes, and an agent takes up its duties when it comes to them.
+        A head is signed anew, an agent takes up its duties when it comes to them and notes its upkeep, and of jobs and
+        requests that came to nothing it is kept that they did.
         """
-        own_time = (b"/duty/", b"/upkeep/")
+        own_time = (b"/duty/", b"/upkeep/", b"/job/", b"/request/")
         kept = [kv for kv in self.stored(below) if not kv.key.endswith(b"/head")]
         kept = [kv for kv in kept if not any(part in kv.key for part in own_time)]
         return {kv.key.decode(): (kv.value, kv.mod_revision) for kv in kept}

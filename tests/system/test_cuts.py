@@ -298,7 +298,7 @@ def test_an_agent_that_is_told_to_stop_stops_quickly_and_leaves_no_process(
     berlin.native.status()  # and a client that stays connected
     agent = next(p for p in processes.agents(berlin.directory.parent).values() if p.pid == berlin.agent.pid)
     children = processes.descendants(agent)
-    assert [child.name for child in children] == ["etcd"]
+    assert "etcd" in {child.name for child in children}  # and what moved bytes before, if anything did
     assert berlin.terminate(number) == 0
     assert not [child for child in children if child.alive]
     berlin.start()

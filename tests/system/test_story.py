@@ -19,6 +19,7 @@ from fedmarket.pb.fedmarket.v1.market_pb2 import Market
 from fedmarket.pb.fedmarket.v1.record_pb2 import APP_STATE_LOCKED
 from fedmarket.pb.fedmarket.v1.zone_pb2 import HeadSummary, Link
 from fedmarket.pb.fedmarket.v1.zone_pb2 import Zone as ZoneMessage
+from fedmarket.units import human_size
 from tests.support.native import refused
 from tests.support.web import serving
 from tests.support.zones import Pair, Zone, until
@@ -382,10 +383,11 @@ def test_a_download_of_what_is_not_there_leaves_no_file(pair: Pair, tmp_path: Pa
 
 
 def test_tables_are_for_people(pair: Pair) -> None:
-    pair.berlin.native.create_market("tabled", SCOPE_ZONE)
+    market = pair.berlin.native.create_market("tabled", SCOPE_ZONE)
     done = pair.berlin.cli("market", "list")
     header, *rows = done.out.decode().splitlines()
+    size, free = human_size(market.total_mb * MIB), f"{round(100 * market.free_mb / market.total_mb)}%"
     assert header.split() == ["ID", "NAME", "SIZE", "AVAIL", "APPS", "MAD", "SCOPE", "ZONE", "STAT"]
     assert [row.split()[1:] for row in rows if "tabled" in row] == [
-        ["tabled", "-", "-", "0", "http", "zone", "berlin", "enabled"]
+        ["tabled", *size.split(), free, "0", "http", "zone", "berlin", "enabled"]
     ]

@@ -72,7 +72,7 @@ class ChangeService:
         Raises Unavailable, and nothing was sent, if the record's home cannot be reached; OutcomeUnknown, with the
         request id, if no answer came.
         """
-        change, home = self._aim(kind, ref, verb)
+        change, home = await self._aim(kind, ref, verb, request_id)
         if home != self._view.zone:
             request = RequestId.of(self._view.zone, request_id or secrets.token_hex(16))
             asked = ForwardRequest(request_id=request.id, principal=principal.owner(), change=change)
@@ -111,17 +111,24 @@ class ChangeService:
             return _answer(error)
         return ForwardResponse(refusal=outcome) if isinstance(outcome, Refusal) else ForwardResponse(made=outcome)
 
-    def _aim(self, kind: str, ref: int | str, verb: Verb) -> tuple[Change, int]:
+    async def _aim(self, kind: str, ref: int | str, verb: Verb, request_id: str) -> tuple[Change, int]:
         """Return the change of the record that is meant, and its home.
 
-        A record that is gone is named by its id all the same: its home knows whether this very request deleted it.
+        A record that is gone is named by its id all the same: its home knows whether this very request deleted it. So
+        is one of this zone whose name this very request has changed or removed.
         """
         message = _message(kind)
         if isinstance(ref, int) and self._view.get(message, ref) is None:
             catalog = self._view.catalog(kind, ref)
             if catalog is not None:
                 return Change(kind=kind, id=ref, verb=verb), catalog.home
-        found: Found[Message] = self._view.resolve(message, ref)
+        try:
+            found: Found[Message] = self._view.resolve(message, ref)
+        except NotFound:
+            noted = await self._once.noted(RequestId.of(self._view.zone, request_id)) if request_id else None
+            if noted is None:
+                raise
+            return Change(kind=kind, id=noted.id, verb=verb), self._view.zone
         return Change(kind=kind, id=found.id, uid=found.record.envelope.uid, verb=verb), found.home
 
     def _require_shared(self, change: Change) -> None:

@@ -67,7 +67,8 @@ class Forwarder:
                 f"zone {self._called(zone)}, whose record this is, cannot be reached, and nothing was sent: "
                 f"{error.message}"
             ) from error
-        outcome = await self._outcome(zone, request.request_id, lambda: self._peers.forward(zone, request))
+        of = f" of {request.change.kind} {request.change.id}"
+        outcome = await self._outcome(zone, request.request_id, lambda: self._peers.forward(zone, request), of)
         if isinstance(outcome, Refusal):
             raise error_of(outcome.code, outcome.text)
         return outcome.id, await self._is_visible(zone, outcome)
@@ -78,7 +79,7 @@ class Forwarder:
         return await self._outcome(zone, request_id, lambda: self._peers.settle(zone, request))
 
     async def _outcome(
-        self, zone: int, request_id: str, ask: Callable[[], Awaitable[ForwardResponse]]
+        self, zone: int, request_id: str, ask: Callable[[], Awaitable[ForwardResponse]], of: str = ""
     ) -> Made | Refusal:
         """Ask until there is a definite answer. Raises OutcomeUnknown at the deadline."""
         last = "it did not answer"
@@ -104,7 +105,7 @@ class Forwarder:
                 return await retry(attempt, attempts=ATTEMPTS, backoff=self._backoff)
         except (TimeoutError, Unavailable):
             raise OutcomeUnknown(
-                f"whether zone {self._called(zone)} made the change is not known ({last}): ask again with "
+                f"whether zone {self._called(zone)} made the change{of} is not known ({last}): ask again, by its id, with "
                 f"`--request-id {request_id}`, which makes it at most once, or let `fedmarket request resolve "
                 f"{request_id} --zone {zone}` make it definite",
                 request_id=request_id,

@@ -48,6 +48,11 @@ class Once:
             raise _of_another(request)
         return await asyncio.shield(running.task)
 
+    async def noted(self, request: RequestId) -> RequestRecord | None:
+        """Return what is noted of a request. Raises Unavailable."""
+        found = await self._requests.find(request)
+        return None if found is None else found[0]
+
     async def settle(self, request: RequestId) -> RequestRecord:
         """Return what became of a request; one that was not made never will be. Raises Unavailable while it is."""
         running = self._running.get(request)

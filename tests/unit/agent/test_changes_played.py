@@ -21,6 +21,7 @@ from fedmarket.pb.fedmarket.v1.change_pb2 import (
     ChangeResponse,
     Chmod,
     Chown,
+    Delete,
     Enable,
     Monitor,
     Rename,
@@ -177,6 +178,15 @@ async def test_the_same_request_makes_one_change(played: Played) -> None:
         await played.change("market", 100, Verb(monitor=Monitor()), "request-00000001")
         await played.change("market", 100, Verb(rename=Rename(name="b")), "request-00000002")
     assert (await played.show("market", 100)).name == "b"
+
+
+async def test_a_request_that_took_the_name_away_can_be_asked_again_by_that_name(played: Played) -> None:
+    for verb in (Verb(rename=Rename(name="renamed")), Verb(delete=Delete())):
+        request, name = f"request-to-{verb.WhichOneof('verb')}", "i" if verb.HasField("rename") else "renamed"
+        answers = [await played.change("image", name, verb, request) for _ in range(2)]
+        assert [answer.id for answer in answers] == [0, 0]
+    with pytest.raises(grpc.RpcError, match="no image named 'i'"):
+        await played.change("image", "i", Verb(delete=Delete()), "another-request-00")
 
 
 @pytest.fixture
