@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -16,7 +17,7 @@ from fedmarket.pb.fedmarket.v1.record_pb2 import ZoneRecord
 M = TypeVar("M", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Found(Generic[M]):
     """A record and where it is."""
 
@@ -24,7 +25,14 @@ class Found(Generic[M]):
     home: int
     private: bool
     """Whether it is in the private catalog, which no peer sees."""
-    record: Record[M]
+    value: bytes
+    """As it is stored."""
+    kind: type[M]
+
+    @cached_property
+    def record(self) -> Record[M]:
+        """What is stored, read when it is looked at first. Raises Corrupt."""
+        return decode(self.kind, self.value)
 
     @property
     def message(self) -> M:
@@ -39,6 +47,8 @@ class View:
         self.own = own
         self.private = private
         self.replicas = replicas
+        self._names: dict[int, tuple[bytes, str]] = {}
+        """Names of zones, and the records that they are read from: every record that is shown asks for one."""
 
     @property
     def zone(self) -> int:
@@ -57,7 +67,7 @@ class View:
         value = catalog.tree.get(record_key(kind, record_id)) if catalog else None
         if catalog is None or value is None:
             return None
-        return Found(record_id, catalog.home, catalog is self.private, decode(message, value))
+        return Found(record_id, catalog.home, catalog is self.private, value, message)
 
     def named(self, message: type[M], name: str) -> list[Found[M]]:
         """Return the records of all zones that bear `name`, ascending by id."""
@@ -85,7 +95,12 @@ class View:
     def zone_name(self, zone: int) -> str:
         """Return the name that a zone gives itself; its number where that is not known yet."""
         found = self.get(ZoneRecord, zone)
-        return found.message.name if found else str(zone)
+        if found is None:
+            return str(zone)
+        value, name = self._names.get(zone, (b"", ""))
+        if value != found.value:
+            self._names[zone] = found.value, (name := found.message.name)
+        return name
 
     def resolve(self, message: type[M], ref: int | str) -> Found[M]:
         """Return the one record that `ref` means: an id, a name, or `name@zone` where the name is ambiguous.

@@ -105,8 +105,8 @@ class Forwarder:
                 return await retry(attempt, attempts=ATTEMPTS, backoff=self._backoff)
         except (TimeoutError, Unavailable):
             raise OutcomeUnknown(
-                f"whether zone {self._called(zone)} made the change{of} is not known ({last}): ask again, by its id, with "
-                f"`--request-id {request_id}`, which makes it at most once, or let `fedmarket request resolve "
+                f"whether zone {self._called(zone)} made the change{of} is not known ({last}): ask again, by its id, "
+                f"with `--request-id {request_id}`, which makes it at most once, or let `fedmarket request resolve "
                 f"{request_id} --zone {zone}` make it definite",
                 request_id=request_id,
                 zone=str(zone),

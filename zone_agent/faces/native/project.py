@@ -1,7 +1,9 @@
 """Records as the native API shows them, with the names that are derived and never stored."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -43,6 +45,9 @@ MAX_PAGE = 1000
 MAX_PAGE_BYTES = 3 << 20
 """Of a page, below the 4 MiB that gRPC's clients take."""
 
+SHOWN_APPS = 20_000
+"""Apps that are kept as they were shown, about 1 KiB each: a list is asked for more often than its apps change."""
+
 MAX_DIFFERING = 100
 """Keys of records that are told of one check."""
 
@@ -79,11 +84,22 @@ def paged(
     return shown, -1
 
 
+@dataclass(frozen=True, slots=True)
+class _ShownApp:
+    """An app as it was shown, and what that was made from."""
+
+    value: bytes
+    market: bytes
+    zone: str
+    app: app_pb2.App
+
+
 class Projector:
     """Makes the API's messages from records."""
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._apps: OrderedDict[int, _ShownApp] = OrderedDict()
 
     def market(self, found: Found[MarketRecord]) -> market_pb2.Market:
         """Return a market. The values of secret attributes are not shown."""
@@ -115,7 +131,21 @@ class Projector:
         return shown
 
     def app(self, found: Found[AppRecord]) -> app_pb2.App:
-        """Return an app."""
+        """Return an app: the same object, which nobody is to change, for as long as it shows what is so."""
+        zone = self._view.zone_name(found.home)
+        known = self._apps.get(found.id)
+        if known is not None and known.value == found.value and known.zone == zone:
+            market = self._view.get(MarketRecord, known.app.market_id)
+            if known.market == (market.value if market is not None else b""):
+                return known.app
+        market = self._view.get(MarketRecord, found.message.market_id)
+        shown = self._app(found)
+        self._apps[found.id] = _ShownApp(found.value, market.value if market is not None else b"", zone, shown)
+        if len(self._apps) > SHOWN_APPS:
+            self._apps.popitem(last=False)
+        return shown
+
+    def _app(self, found: Found[AppRecord]) -> app_pb2.App:
         m = found.message
         market = market_of(self._view, found)
         attributes = _shown(m.template)
