@@ -83,7 +83,7 @@ def test_an_import_that_a_kill_interrupts_leaves_an_image_in_error_and_no_file(z
         lambda: seen if (seen := native.image("broken")).state != IMAGE_STATE_LOCKED else None, "it is unlocked"
     )
     assert (left.state, bool(left.error)) == (IMAGE_STATE_ERROR, True)
-    assert zone.files() == []
+    until(lambda: zone.files() == [], "what was staged is removed")
     native.delete_image("broken")
     assert native.import_image("broken", b"whole").size_bytes == 5
 

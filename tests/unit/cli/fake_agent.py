@@ -205,7 +205,8 @@ class _Datastores(_Service, image_pb2_grpc.DatastoreServiceServicer):
 
 class _Images(_Service, image_pb2_grpc.ImageServiceServicer):
     def Import(self, request_iterator: Any, context: Context) -> Any:  # noqa: N802
-        context.add_callback(self.agent.import_ended.set)
+        if not context.add_callback(self.agent.import_ended.set):
+            self.agent.import_ended.set()  # its client had gone before this thread came to it
         start = next(request_iterator).start
         self.agent.enter(start, context)
         for message in request_iterator:
