@@ -237,7 +237,7 @@ def test_a_market_s_name_is_unique_whoever_owns_it() -> None:
 
 @pytest.mark.parametrize("kind", ["app", "image"])
 def test_names_of_apps_and_images_are_unique_per_owner(kind: str) -> None:
-    others = [Owner(zone=ZONE, uid=1), Owner(zone=ZONE + 1, uid=0)]
+    others = [Owner(zone=ZONE, uid=1), Owner(zone=ZONE + 1, uid=2)]
     draft = draft_of(
         (IDS[kind], thing(kind)), *((10 + n, thing(kind, name="b", owner=owner)) for n, owner in enumerate(others))
     )
