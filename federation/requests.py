@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from federation.draft import Draft
 from federation.keys import Keyspace
 from federation.store import Store, Txn
-from fedmarket.errors import BadInput, FedmarketError, cause_of
+from fedmarket.errors import BadInput, FedmarketError, OutcomeUnknown, Refused, cause_of
 from fedmarket.pb.fedmarket.v1.peer_pb2 import Refusal, RequestRecord
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
@@ -107,5 +107,7 @@ class Requests:
 
 
 def refusal_of(error: FedmarketError) -> Refusal:
-    """Return an error as it is noted and told to another zone."""
-    return Refusal(code=cause_of(error).code, text=error.message)
+    """Return an error as it is noted and told to another zone: as definite, whatever it was, since it is noted."""
+    cause = cause_of(error)
+    definite = not (cause.retryable or isinstance(error, OutcomeUnknown))
+    return Refusal(code=cause.code if definite else cause_of(Refused).code, text=error.message)

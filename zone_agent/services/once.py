@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from federation.catalog import Catalog
 from federation.draft import Repeated
 from federation.requests import NEVER_MADE, RequestId, Requests, Ticket, refusal_of
-from fedmarket.errors import BadInput, FedmarketError, OutcomeUnknown, Refused, Unavailable, error_of
+from fedmarket.errors import BadInput, FedmarketError, NoSpace, OutcomeUnknown, Refused, Unavailable, error_of
 from fedmarket.pb.fedmarket.v1.change_pb2 import Change
 from fedmarket.pb.fedmarket.v1.peer_pb2 import RequestRecord
 from fedmarket.threads import ended, uninterrupted
@@ -97,6 +97,8 @@ class Once:
         """Raise why a request was not made, once that is noted; return what was made if it was made all the same."""
         try:
             stands = await self._requests.refuse(request, refusal_of(reason), ticket.digest)
+        except NoSpace:  # nothing can be noted, nor applied
+            raise reason from None
         except Unavailable as error:
             raise OutcomeUnknown(
                 f"{reason.message}; but whether an earlier try of this request is still under way is not known, as "

@@ -7,9 +7,9 @@ import pytest
 
 from federation.draft import Draft
 from federation.memory import MemoryStore, Moment
-from federation.requests import RequestId, Requests, Ticket
+from federation.requests import RequestId, Requests, Ticket, refusal_of
 from federation.store import StoreUnavailable, Txn
-from fedmarket.errors import BadInput, NotFound, OutcomeUnknown, Refused, Unavailable
+from fedmarket.errors import BadInput, FedmarketError, NoSpace, NotFound, OutcomeUnknown, Refused, Unavailable
 from fedmarket.pb.fedmarket.v1.change_pb2 import Change, Rename, Verb
 from fedmarket.pb.fedmarket.v1.peer_pb2 import Refusal
 from fedmarket.pb.fedmarket.v1.record_pb2 import MarketRecord
@@ -185,6 +185,39 @@ async def test_a_refusal_that_cannot_be_noted_is_unknown() -> None:
     async with Zone(0, MemoryStore(fault)) as zone:
         with pytest.raises(OutcomeUnknown, match="ask again with the same request id"):
             await once(zone).make(REQUEST, renaming("x"), zone.own, refuse)
+
+
+async def test_a_full_etcd_does_not_hide_why_a_request_is_refused() -> None:
+    full = False
+
+    def fault(txn: Txn, moment: Moment) -> None:
+        if full and any("/request/" in key for key in txn.puts):
+            raise NoSpace("etcd is full")
+
+    async def refuse(ticket: Ticket) -> int:
+        nonlocal full
+        full = True
+        raise NotFound("there is no such thing")
+
+    async with Zone(0, MemoryStore(fault)) as zone:
+        with pytest.raises(NotFound, match="no such thing"):
+            await once(zone).make(REQUEST, renaming("x"), zone.own, refuse)
+
+
+@pytest.mark.parametrize("error", [Unavailable("its disk does not answer"), OutcomeUnknown("its answer was lost")])
+async def test_what_is_noted_as_refused_is_definite_whatever_the_reason_was(error: FedmarketError) -> None:
+    async with Zone(0) as zone:
+
+        async def fail(ticket: Ticket) -> int:
+            await zone.writer.commit(lambda draft: ticket.begun(draft, 100))
+            await zone.writer.commit(lambda draft: ticket.refused(draft, refusal_of(error)))
+            raise error
+
+        agent = once(zone)
+        with pytest.raises(FedmarketError):
+            await agent.make(REQUEST, renaming("x"), zone.own, fail)
+        with pytest.raises(Refused, match=error.message):
+            await agent.make(REQUEST, renaming("x"), zone.own, fail)
 
 
 async def test_a_caller_that_goes_away_halves_nothing() -> None:
